@@ -1,0 +1,516 @@
+"""Episodes: few-shot draws from tasks, for meta-training (`EpisodeSampler`) and for evaluation.
+
+A *user task* is a user with items as candidates, an *item task* an item with users as candidates.
+Everything here is NumPy, and everything random is a pure function of a seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64, Shaped, UInt64
+
+from metarec.errors import EpisodeError
+from metarec.learner import Feedback, Support, TaskKind
+from metarec.splits import REGIMES, Split
+
+Part = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """A list of lists of unequal length: list t is `values[offsets[t]:offsets[t + 1]]`.
+
+    Args:
+        offsets: [T + 1] where each list starts, and the end of the last.
+        values: the lists, one after another.
+    """
+
+    offsets: Int64[np.ndarray, " tasks_plus_1"]
+    values: Shaped[np.ndarray, " values"]
+
+    def __len__(self) -> int:
+        """Number of lists."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, task: int) -> Shaped[np.ndarray, " values"]:
+        """List `task`."""
+        return self.values[self.offsets[task] : self.offsets[task + 1]]
+
+    @property
+    def lengths(self) -> Int64[np.ndarray, " tasks"]:
+        """Length of each list."""
+        return np.diff(self.offsets)
+
+    @classmethod
+    def group(
+        cls, lists: Shaped[np.ndarray, " m"], values: Shaped[np.ndarray, " m"], n_lists: int
+    ) -> Ragged:
+        """Groups `values` by the number of their list, keeping their order within a list."""
+        order = np.argsort(lists, kind="stable")
+        offsets = np.zeros(n_lists + 1, dtype=np.int64)
+        np.cumsum(np.bincount(lists, minlength=n_lists), out=offsets[1:])
+        return cls(offsets, values[order])
+
+
+@dataclass(frozen=True)
+class EpisodeBatch:
+    """T episodes of meta-training, padded to K shots and Q queries.
+
+    Args:
+        kind: `user` or `item` tasks.
+        tasks: [T] index of each task.
+        support: [T, K] the labelled shots.
+        query: [T, Q] candidates to be scored; never one of the support set.
+        query_labels: [T, Q] rating, or 1 and 0.
+        query_mask: [T, Q] true where there is a query.
+        query_observed: [T, Q] false where the query is a sampled negative.
+    """
+
+    kind: TaskKind
+    tasks: Int32[np.ndarray, " tasks"]
+    support: Support
+    query: Int32[np.ndarray, "tasks q"]
+    query_labels: Float32[np.ndarray, "tasks q"]
+    query_mask: Bool[np.ndarray, "tasks q"]
+    query_observed: Bool[np.ndarray, "tasks q"]
+
+
+@dataclass(frozen=True)
+class EvaluationEpisodes:
+    """One episode a task of one regime, with everything needed to rank and to judge.
+
+    Args:
+        kind: `user` or `item` tasks.
+        part: `validation` or `test`.
+        regime: where the query lies.
+        k_shot: shots of every task.
+        feedback: what the labels are.
+        threshold: ratings at or above it are positive; None for implicit feedback.
+        tasks: [T] index of each task.
+        support: [T, K] the shots.
+        candidates: [C] the regime's catalogue, ascending.
+        excluded: for each task the positions in `candidates` that are not ranked: its support, its
+            reserve, and what else of the task is known from meta-train or validation.
+        query: for each task the positions in `candidates` of its query interactions, ascending.
+        query_ratings: the ratings of the queries (1 for implicit feedback).
+        query_labels: 1 where a query is relevant, else 0.
+        left_out: tasks of the regime that have no episode, by reason.
+    """
+
+    kind: TaskKind
+    part: Part
+    regime: str
+    k_shot: int
+    feedback: Feedback
+    threshold: float | None
+    tasks: Int32[np.ndarray, " tasks"]
+    support: Support
+    candidates: Int32[np.ndarray, " c"]
+    excluded: Ragged
+    query: Ragged
+    query_ratings: Ragged
+    query_labels: Ragged
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Number of tasks."""
+        return len(self.tasks)
+
+
+def labels_of(
+    ratings: Float32[np.ndarray, " n"], feedback: Feedback, threshold: float | None
+) -> Float32[np.ndarray, " n"]:
+    """Turns ratings into the labels of a kind of feedback.
+
+    Args:
+        ratings: [n] ratings.
+        feedback: `rating` keeps them, `binary` gives 1 at or above the threshold and else 0,
+            `implicit` gives 1.
+        threshold: needed for `binary`.
+
+    Returns:
+        [n] labels.
+
+    Raises:
+        EpisodeError: if binary feedback has no threshold.
+    """
+    if feedback == "rating":
+        return ratings.astype(np.float32)
+    if feedback == "implicit":
+        return np.ones(len(ratings), dtype=np.float32)
+    if threshold is None:
+        raise EpisodeError(
+            "binary feedback needs a threshold: set episode.threshold to the lowest rating that "
+            "counts as liked (4 for MovieLens)"
+        )
+    return (ratings >= threshold).astype(np.float32)
+
+
+def _check_feedback(split: Split, feedback: Feedback) -> None:
+    if split.dataset.feedback == "implicit" and feedback != "implicit":
+        raise EpisodeError(
+            f"data set {split.dataset.name!r} has implicit feedback, not {feedback}: set "
+            "episode.feedback=implicit"
+        )
+
+
+class EpisodeSampler:
+    """Draws meta-training episodes from the `train` part of a split.
+
+    `batch(step)` is a pure function of `(seed, step)`. Shots and observed queries of a task are
+    drawn without replacement by a partial Fisher-Yates shuffle that runs over all tasks at once.
+
+    Args:
+        split: whose `train` interactions are drawn.
+        task: `user` or `item` tasks.
+        k_shot: number of shots, or (least, most) to draw it uniformly for each episode; 0 allowed.
+        query_size: Q, queries of an episode.
+        task_batch: T, episodes of a batch.
+        feedback: `rating`, `binary` or `implicit`.
+        threshold: lowest rating that counts as positive in binary feedback.
+        negatives: share of the queries that are sampled uniformly from the known candidates that the
+            task has no interaction with, with label 0. Must be 0 for rating feedback.
+        seed: seed of the episodes.
+
+    Raises:
+        EpisodeError: if an argument is out of range or no task has enough interactions.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        task: TaskKind = "user",
+        k_shot: int | tuple[int, int] = (0, 20),
+        query_size: int = 20,
+        task_batch: int = 32,
+        feedback: Feedback = "binary",
+        threshold: float | None = 4.0,
+        negatives: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        self.least, self.most = (k_shot, k_shot) if isinstance(k_shot, int) else k_shot
+        if not 0 <= self.least <= self.most:
+            raise EpisodeError(
+                f"episode.k_shot={k_shot}: 0 <= least <= most shots is needed"
+            )
+        if query_size < 1 or task_batch < 1:
+            raise EpisodeError(
+                f"episode.query_size={query_size} and episode.task_batch={task_batch} must be at "
+                "least 1"
+            )
+        if not 0 <= negatives < 1:
+            raise EpisodeError(f"episode.negatives={negatives}: a share in [0, 1) is needed")
+        if feedback == "rating" and negatives > 0:
+            raise EpisodeError(
+                f"episode.negatives={negatives}: a sampled negative has no rating; set "
+                "episode.negatives=0 for rating feedback"
+            )
+        if feedback == "implicit" and negatives == 0:
+            raise EpisodeError(
+                "implicit feedback without sampled negatives has one label only: set "
+                "episode.negatives above 0"
+            )
+        _check_feedback(split, feedback)
+        self.kind: TaskKind = task
+        self.feedback: Feedback = feedback
+        self.query_size, self.task_batch, self.seed = query_size, task_batch, seed
+        self.n_negatives = round(negatives * query_size)
+        if negatives > 0:
+            self.n_negatives = min(max(self.n_negatives, 1), query_size - 1)
+
+        rows = split.rows("train")
+        sides = (split.dataset.users[rows], split.dataset.items[rows])
+        sizes = (split.dataset.n_users, split.dataset.n_items)
+        tasks, candidates = sides if task == "user" else sides[::-1]
+        n_tasks, self.n_candidates = sizes if task == "user" else sizes[::-1]
+        labels = labels_of(split.dataset.ratings[rows], feedback, threshold)
+        order = np.lexsort((candidates, tasks))
+        self._offsets = np.zeros(n_tasks + 1, dtype=np.int64)
+        np.cumsum(np.bincount(tasks, minlength=n_tasks), out=self._offsets[1:])
+        self._candidates, self._labels = candidates[order], labels[order]
+        # sorted, because of the order: membership of (task, candidate) is one binary search
+        self._pairs = tasks[order].astype(np.int64) * self.n_candidates + self._candidates
+        self.known = np.unique(candidates).astype(np.int32)
+        histories = np.diff(self._offsets)
+        # one observed query at least has to be left beside the fewest shots
+        self.tasks = np.flatnonzero(histories > self.least).astype(np.int32)
+        if len(self.tasks) == 0 or (isinstance(k_shot, int) and k_shot >= histories.max()):
+            raise EpisodeError(
+                f"episode.k_shot={k_shot} is larger than any history of a meta-train {task} task "
+                f"(longest: {histories.max()} interactions, and one must be left to be the query); "
+                "lower episode.k_shot"
+            )
+
+    def batch(self, step: int) -> EpisodeBatch:
+        """Draws the episodes of one training step.
+
+        Args:
+            step: number of the step, from 0.
+
+        Returns:
+            `task_batch` episodes of static shape: [T, K] and [T, Q] with masks.
+        """
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        chosen = rng.choice(
+            len(self.tasks), self.task_batch, replace=self.task_batch > len(self.tasks)
+        )
+        tasks = self.tasks[chosen]
+        start = self._offsets[tasks]
+        history = self._offsets[tasks + 1] - start
+        n_observed = self.query_size - self.n_negatives
+        drawn = _draw_without_replacement(rng, history, self.most + n_observed)
+
+        k_shot = rng.integers(self.least, np.minimum(self.most, history - 1) + 1)
+        support_mask = np.arange(self.most) < k_shot[:, None]
+        support_rows = start[:, None] + np.where(support_mask, drawn[:, : self.most], 0)
+        support = Support(
+            self._candidates[support_rows],
+            self._labels[support_rows],
+            support_mask,
+            tasks if self.kind == "item" else None,
+        )
+
+        place = k_shot[:, None] + np.arange(n_observed)
+        observed_mask = place < history[:, None]
+        observed = np.take_along_axis(drawn, np.where(observed_mask, place, 0), axis=1)
+        observed_rows = start[:, None] + observed
+        negatives, negative_mask = self._negatives(rng, tasks)
+        return EpisodeBatch(
+            kind=self.kind,
+            tasks=tasks,
+            support=support,
+            query=np.concatenate([self._candidates[observed_rows], negatives], axis=1),
+            query_labels=np.concatenate(
+                [self._labels[observed_rows], np.zeros(negatives.shape, np.float32)], axis=1
+            ),
+            query_mask=np.concatenate([observed_mask, negative_mask], axis=1),
+            query_observed=np.concatenate(
+                [np.ones_like(observed_mask), np.zeros_like(negative_mask)], axis=1
+            ),
+        )
+
+    def _negatives(
+        self, rng: np.random.Generator, tasks: Int32[np.ndarray, " tasks"]
+    ) -> tuple[Int32[np.ndarray, "tasks n"], Bool[np.ndarray, "tasks n"]]:
+        """Known candidates without an interaction with the task; masked where none was found."""
+        shape = (len(tasks), self.n_negatives)
+        drawn = self.known[rng.integers(len(self.known), size=shape)]
+        taken = self._interacted(tasks, drawn)
+        for _ in range(4):
+            if not taken.any():
+                break
+            drawn = np.where(taken, self.known[rng.integers(len(self.known), size=shape)], drawn)
+            taken = self._interacted(tasks, drawn)
+        repeated = (drawn[:, :, None] == drawn[:, None, :]) & np.tri(shape[1], k=-1, dtype=bool)
+        return drawn.astype(np.int32), ~(taken | repeated.any(axis=2))
+
+    def _interacted(
+        self, tasks: Int32[np.ndarray, " tasks"], candidates: Int32[np.ndarray, "tasks n"]
+    ) -> Bool[np.ndarray, "tasks n"]:
+        pairs = tasks[:, None].astype(np.int64) * self.n_candidates + candidates
+        place = np.minimum(np.searchsorted(self._pairs, pairs), len(self._pairs) - 1)
+        return np.asarray(self._pairs[place] == pairs)
+
+
+def _draw_without_replacement(
+    rng: np.random.Generator, sizes: Int64[np.ndarray, " tasks"], count: int
+) -> Int64[np.ndarray, "tasks count"]:
+    """Draws `count` distinct numbers below each size, in random order, for all tasks at once.
+
+    A partial Fisher-Yates shuffle on an array that is never made: only the places that a swap has
+    changed are remembered, so the cost does not depend on the sizes. Beyond a size the numbers mean
+    nothing.
+    """
+    uniform = rng.random((len(sizes), count))
+    drawn = np.empty((count, len(sizes)), dtype=np.int64)
+    swapped_at = np.empty((count, len(sizes)), dtype=np.int64)
+    swapped_to = np.empty((count, len(sizes)), dtype=np.int64)
+    for step in range(count):
+        left = np.maximum(sizes - step, 1)
+        place = step + (uniform[:, step] * left).astype(np.int64)
+        value, own = place.copy(), np.full(len(sizes), step, dtype=np.int64)
+        if step:
+            # the last swap at a place counts, so later ones overwrite earlier ones
+            hit = swapped_at[:step] == place
+            last = step - 1 - hit[::-1].argmax(axis=0)
+            value = np.where(hit.any(axis=0), swapped_to[last, np.arange(len(sizes))], place)
+            hit = swapped_at[:step] == step
+            last = step - 1 - hit[::-1].argmax(axis=0)
+            own = np.where(hit.any(axis=0), swapped_to[last, np.arange(len(sizes))], own)
+        drawn[step], swapped_at[step], swapped_to[step] = value, place, own
+    return drawn.T
+
+
+def evaluation_episodes(
+    split: Split,
+    part: Part = "test",
+    regime: str = "user_cold",
+    task: TaskKind = "user",
+    k_shot: int = 10,
+    reserve: int | None = None,
+    feedback: Feedback = "binary",
+    threshold: float | None = 4.0,
+    order: Literal["random", "time"] = "random",
+    seed: int = 0,
+) -> EvaluationEpisodes:
+    """Draws one episode for each validation or test task of a regime.
+
+    The support is always drawn from the task's warm interactions: for a known user from `train`, for
+    a new one from its `user_cold` interactions. Each task's interactions are put in an order of their
+    own; the first `k_shot` are the support, and the first `reserve` are kept out of query and
+    candidates, so that episodes with the same reserve have nested supports, the same tasks and the
+    same queries: the curve over K. Of a known user, all train interactions are kept out of the
+    candidates (and in the test part those held out for validation too).
+
+    In item tasks (`regime="item_cold"` only) the known users are ranked for a new item.
+
+    Args:
+        split: whose interactions are drawn.
+        part: `validation` or `test`.
+        regime: `warm`, `user_cold`, `item_cold` or `both_cold`.
+        task: `user` or `item` tasks.
+        k_shot: shots, 0 allowed.
+        reserve: interactions kept for supports, at least `k_shot`; None for `k_shot`.
+        feedback: what the labels of the support are.
+        threshold: ratings at or above it are relevant.
+        order: `random`, or `time` to give a task's earliest interactions as support.
+        seed: seed of the orders; a task's order does not depend on the other tasks.
+
+    Returns:
+        The episodes of all tasks that have enough interactions and at least one query.
+
+    Raises:
+        EpisodeError: if the regime is unknown or no task has enough interactions.
+    """
+    if regime not in REGIMES:
+        raise EpisodeError(f"unknown regime {regime!r}; known: {', '.join(REGIMES)}")
+    if task == "item" and regime != "item_cold":
+        raise EpisodeError(
+            f"item tasks rank known users for a new item: regime item_cold, not {regime}"
+        )
+    reserve = k_shot if reserve is None else reserve
+    if not 0 <= k_shot <= reserve:
+        raise EpisodeError(f"k_shot={k_shot} and reserve={reserve}: 0 <= k_shot <= reserve is needed")
+    _check_feedback(split, feedback)
+    data = split.dataset
+    by_task = data.users if task == "user" else data.items
+    by_candidate = data.items if task == "user" else data.users
+    n_tasks = data.n_users if task == "user" else data.n_items
+
+    own_query = task == "item" or regime == "user_cold"
+    query_rows = split.rows(part, regime)
+    if own_query:
+        pool_rows = query_rows
+    elif regime == "both_cold":
+        pool_rows = split.rows(part, "user_cold")
+    else:
+        pool_rows = split.rows("train")
+    if order == "time" and data.times is None:
+        raise EpisodeError(
+            f"episode.order=time, but data set {data.name!r} has no timestamps; set "
+            "episode.order=random"
+        )
+    key = _mix(seed, pool_rows) if order == "random" else np.asarray(data.times)[pool_rows]
+    pool = Ragged.group(
+        by_task[pool_rows[np.argsort(key, kind="stable")]],
+        pool_rows[np.argsort(key, kind="stable")],
+        n_tasks,
+    )
+    n_pool = pool.lengths
+    if own_query:
+        place = np.arange(len(pool.values)) - np.repeat(pool.offsets[:-1], n_pool)
+        query_rows = np.sort(pool.values[place >= reserve])
+    n_query = np.bincount(by_task[query_rows], minlength=n_tasks)
+
+    members = np.union1d(by_task[pool_rows], by_task[split.rows(part, regime)])
+    few, none = n_pool[members] < reserve, n_query[members] == 0
+    left_out = {
+        f"fewer than {reserve} interactions for the support": int(few.sum()),
+        "no query interaction": int((none & ~few).sum()),
+    }
+    tasks = members[~few & ~none].astype(np.int32)
+    if len(tasks) == 0:
+        longest = int(n_pool.max()) if len(n_pool) else 0
+        raise EpisodeError(
+            f"no {task} task of {part}/{regime} has {reserve} support interactions and a query "
+            f"(longest history: {longest}); lower episode.k_shot or evaluation.k_curve, or hold "
+            "out more"
+        )
+
+    support_rows = pool.values[pool.offsets[tasks][:, None] + np.arange(k_shot)]
+    support = Support(
+        by_candidate[support_rows],
+        labels_of(data.ratings[support_rows.ravel()], feedback, threshold).reshape(
+            support_rows.shape
+        ),
+        np.ones(support_rows.shape, dtype=bool),
+        tasks if task == "item" else None,
+    )
+
+    candidates = _candidates(split, part, regime, task)
+    position = np.full(data.n_items if task == "user" else data.n_users, -1, dtype=np.int64)
+    position[candidates] = np.arange(len(candidates))
+    number = np.full(n_tasks, -1, dtype=np.int64)
+    number[tasks] = np.arange(len(tasks))
+
+    excluded_rows = [pool.values[(pool.offsets[tasks][:, None] + np.arange(reserve)).ravel()]]
+    if regime == "warm":
+        excluded_rows = [split.rows("train")]
+        if part == "test":
+            excluded_rows.append(split.rows("validation", "warm"))
+    excluded = np.concatenate(excluded_rows)
+    excluded = excluded[
+        (number[by_task[excluded]] >= 0) & (position[by_candidate[excluded]] >= 0)
+    ]
+
+    query_rows = query_rows[number[by_task[query_rows]] >= 0]
+    query_rows = query_rows[np.argsort(position[by_candidate[query_rows]], kind="stable")]
+    query_task = number[by_task[query_rows]]
+    ratings = data.ratings[query_rows]
+    relevance: Feedback = "implicit" if feedback == "implicit" else "binary"
+    return EvaluationEpisodes(
+        kind=task,
+        part=part,
+        regime=regime,
+        k_shot=k_shot,
+        feedback=feedback,
+        threshold=None if feedback == "implicit" else threshold,
+        tasks=tasks,
+        support=support,
+        candidates=candidates,
+        excluded=Ragged.group(
+            number[by_task[excluded]], position[by_candidate[excluded]], len(tasks)
+        ),
+        query=Ragged.group(query_task, position[by_candidate[query_rows]], len(tasks)),
+        query_ratings=Ragged.group(query_task, ratings, len(tasks)),
+        query_labels=Ragged.group(
+            query_task, labels_of(ratings, relevance, threshold), len(tasks)
+        ),
+        left_out={reason: count for reason, count in left_out.items() if count},
+    )
+
+
+def _candidates(
+    split: Split, part: Part, regime: str, task: TaskKind
+) -> Int32[np.ndarray, " c"]:
+    if task == "item":
+        return split.users_of("warm")
+    return split.items_of(part if regime in ("item_cold", "both_cold") else "warm")
+
+
+def _mix(seed: int, rows: Int64[np.ndarray, " m"]) -> UInt64[np.ndarray, " m"]:
+    """A random key for each interaction, from the seed and its number alone (SplitMix64)."""
+    constants = (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+    golden, first, second = (np.uint64(constant) for constant in constants)
+    with np.errstate(over="ignore"):
+        key = rows.astype(np.uint64) + np.uint64(seed + 1) * golden
+        for multiplier, shift in ((first, 30), (second, 27)):
+            key = (key ^ (key >> np.uint64(shift))) * multiplier
+        key = (key ^ (key >> np.uint64(31))) + golden
+        for multiplier, shift in ((first, 30), (second, 27)):
+            key = (key ^ (key >> np.uint64(shift))) * multiplier
+        return np.asarray(key ^ (key >> np.uint64(31)))

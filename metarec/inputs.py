@@ -1,0 +1,210 @@
+"""From episodes to the arrays that a text scorer sees: standardised vectors and contexts.
+
+The framework-free half of every scorer, shared by `metarec.torch` and `metarec.jax`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32
+
+from metarec.episodes import EpisodeBatch
+from metarec.features import Features
+from metarec.learner import Feedback, MetaParameters, Support, Training
+
+Vectors = Float32[np.ndarray, "tasks n d"]
+Contexts = Float32[np.ndarray, "tasks n channels d"]
+
+
+@dataclass(frozen=True)
+class EpisodeInputs:
+    """What a scorer sees of T episodes.
+
+    Args:
+        support: [T, K, D] vectors of the shots.
+        support_context: [T, K, C, D] context of each shot, itself left out.
+        support_labels: [T, K] targets of the inner loop.
+        support_mask: [T, K].
+        query: [T, Q, D] vectors of the queries.
+        query_context: [T, C, D] context of the task.
+        query_labels: [T, Q].
+        query_mask: [T, Q].
+    """
+
+    support: Float32[np.ndarray, "tasks k d"]
+    support_context: Float32[np.ndarray, "tasks k channels d"]
+    support_labels: Float32[np.ndarray, "tasks k"]
+    support_mask: Bool[np.ndarray, "tasks k"]
+    query: Float32[np.ndarray, "tasks q d"]
+    query_context: Float32[np.ndarray, "tasks channels d"]
+    query_labels: Float32[np.ndarray, "tasks q"]
+    query_mask: Bool[np.ndarray, "tasks q"]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Turns episodes into inputs with statistics that were fitted on meta-train.
+
+    A vector is the candidate's feature, standardised over the known candidates; in item tasks the
+    standardised log number of the user's meta-train interactions stands beside it. The context has
+    one channel in user tasks, `sum_k w_k x_k / (n + 1)` over the n shots, with w = 2y - 1 for binary
+    labels, the standardised rating for ratings and 1 for implicit feedback: shrunk towards nothing
+    where there are few shots, and 0 at K=0. When a shot is scored, it is left out of its own
+    context. Item tasks have a second channel, the standardised text feature of the new item.
+
+    Ratings are standardised too; `to_rating` takes scores back.
+
+    Args:
+        features: of candidates and tasks.
+        feedback: what the labels are.
+        statistics: what `fit` found; saved with the meta-parameters.
+    """
+
+    features: Features
+    feedback: Feedback
+    statistics: Mapping[str, np.ndarray]
+
+    @classmethod
+    def fit(cls, training: Training) -> Inputs:
+        """Fits the statistics on the known candidates and the labels of meta-train."""
+        assert training.features is not None
+        features = training.features
+        known = features.candidates[training.known]
+        counts = np.log1p(np.bincount(training.candidates, minlength=training.n_candidates))
+        counts = counts.astype(np.float32)
+        scale = known.std(axis=0)
+        statistics = {
+            "inputs.mean": known.mean(axis=0),
+            "inputs.scale": np.where(scale > 1e-6, scale, 1).astype(np.float32),
+            "inputs.label": np.array(
+                [training.labels.mean(), max(float(training.labels.std()), 1e-6)], np.float32
+            ),
+        }
+        if features.tasks is not None:
+            of_tasks = features.tasks[np.unique(training.tasks)]
+            task_scale = of_tasks.std(axis=0)
+            activity = counts[training.known]
+            statistics |= {
+                "inputs.task_mean": of_tasks.mean(axis=0),
+                "inputs.task_scale": np.where(task_scale > 1e-6, task_scale, 1).astype(np.float32),
+                "inputs.activity": (counts - activity.mean()) / max(float(activity.std()), 1e-6),
+            }
+        return cls(features, training.feedback, statistics)
+
+    @classmethod
+    def restore(
+        cls, features: Features, feedback: Feedback, meta_parameters: MetaParameters
+    ) -> Inputs:
+        """The inputs whose statistics are among saved meta-parameters."""
+        statistics = {
+            name: value for name, value in meta_parameters.items() if name.startswith("inputs.")
+        }
+        return cls(features, feedback, statistics)
+
+    @property
+    def size(self) -> int:
+        """D, the length of a vector."""
+        return self.features.size
+
+    @property
+    def channels(self) -> int:
+        """C, the number of context channels."""
+        return 1 if self.features.tasks is None else 2
+
+    @property
+    def extras(self) -> int:
+        """E, the number of columns beside a vector (`extra_columns`)."""
+        return 0 if self.features.tasks is None else 1
+
+    def extra_columns(
+        self, candidates: Int32[np.ndarray, "*shape"]
+    ) -> Float32[np.ndarray, "*shape extras"]:
+        """What is known of candidates beside their vectors: activity of users, nothing of items."""
+        if self.extras == 0:
+            return np.zeros((*candidates.shape, 0), np.float32)
+        return self.statistics["inputs.activity"][candidates][..., None]
+
+    def vectors(self, candidates: Int32[np.ndarray, " c"]) -> Float32[np.ndarray, "c d"]:
+        """Standardised vectors of candidates, as nobody's feedback is left out."""
+        return self._standardise(self.features.candidates[candidates])
+
+    def _standardise(self, values: np.ndarray) -> np.ndarray:
+        return (values - self.statistics["inputs.mean"]) / self.statistics["inputs.scale"]
+
+    def weights(self, labels: Float32[np.ndarray, "tasks k"]) -> Float32[np.ndarray, "tasks k"]:
+        """Weight of each shot in the context."""
+        if self.feedback == "rating":
+            return self.targets(labels)
+        return 2 * labels - 1
+
+    def targets(self, labels: Float32[np.ndarray, "tasks n"]) -> Float32[np.ndarray, "tasks n"]:
+        """Labels as a scorer learns them: standardised ratings, or 1 and 0."""
+        if self.feedback == "rating":
+            mean, scale = self.statistics["inputs.label"]
+            return (labels - mean) / scale
+        return labels
+
+    def to_rating(self, scores: Float32[np.ndarray, "tasks c"]) -> Float32[np.ndarray, "tasks c"]:
+        """Scores in the unit of the labels: ratings for rating feedback, else unchanged."""
+        if self.feedback != "rating":
+            return scores
+        mean, scale = self.statistics["inputs.label"]
+        return scores * scale + mean
+
+    def of_support(
+        self, support: Support, vectors: Float32[np.ndarray, "tasks k d"] | None = None
+    ) -> tuple[
+        Float32[np.ndarray, "tasks k d"],
+        Float32[np.ndarray, "tasks k channels d"],
+        Float32[np.ndarray, "tasks channels d"],
+    ]:
+        """Vectors of the shots, the context of each shot, and the context of the task.
+
+        Args:
+            support: of T tasks.
+            vectors: [T, K, D] raw vectors where they are not simply the candidates' features.
+
+        Returns:
+            [T, K, D], [T, K, C, D] with each shot left out of its own, and [T, C, D].
+        """
+        mask = support.mask[..., None]
+        raw = self.features.candidates[support.candidates] if vectors is None else vectors
+        shots = np.where(mask, self._standardise(raw), 0).astype(np.float32)
+        weighted = np.where(mask, self.weights(support.labels)[..., None] * shots, 0)
+        weighted = weighted.astype(np.float32)
+        count = support.mask.sum(axis=1).astype(np.float32)[:, None]
+        total = weighted.sum(axis=1)
+        task = (total / (count + 1))[:, None, :]
+        each = ((total[:, None, :] - weighted) / np.maximum(count, 1)[..., None])[:, :, None, :]
+        if self.features.tasks is not None:
+            assert support.tasks is not None
+            own = self.features.tasks[support.tasks] - self.statistics["inputs.task_mean"]
+            own = (own / self.statistics["inputs.task_scale"])[:, None, :]
+            task = np.concatenate([task, own], axis=1)
+            own = np.broadcast_to(own[:, None], each.shape)
+            each = np.concatenate([each, own], axis=2)
+        return shots, each, task
+
+    def of_batch(self, batch: EpisodeBatch) -> EpisodeInputs:
+        """Inputs of meta-training episodes."""
+        tasks = batch.support.tasks
+        support_raw = self.features.of_episode(
+            batch.support.candidates, tasks, batch.support.labels, batch.support.mask
+        )
+        query_raw = self.features.of_episode(
+            batch.query, tasks, batch.query_labels, batch.query_observed & batch.query_mask
+        )
+        shots, each, task = self.of_support(batch.support, support_raw)
+        return EpisodeInputs(
+            support=shots,
+            support_context=each,
+            support_labels=self.targets(batch.support.labels),
+            support_mask=batch.support.mask,
+            query=self._standardise(query_raw),
+            query_context=task,
+            query_labels=self.targets(batch.query_labels),
+            query_mask=batch.query_mask,
+        )

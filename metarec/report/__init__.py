@@ -1,0 +1,110 @@
+"""Records to tables and figures: everything published is made here, and from records only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from metarec.runs.store import Record
+
+# What makes figures and statistics is imported when it is used: `import metarec` stays cheap.
+
+
+def build_report(
+    records: Sequence[Record],
+    paper: Path,
+    console: Console | None = None,
+    allow_mixed_versions: bool = False,
+) -> list[Path]:
+    """Writes the tables, the figure and the small records of a paper; prints the main table.
+
+    Every file is a pure function of the records and is replaced as a whole. A table without records
+    (say, of item tasks) is not written.
+
+    Args:
+        records: the records, of any experiment, kind of task and feedback; failed ones are listed
+            under the table they belong to.
+        paper: folder that gets `tables/*.tex` and `*.md`, `figures/k_shot.pdf` and `.png`, and
+            `records/*.json`.
+        console: where the main table and what was written are printed; nowhere if None.
+        allow_mixed_versions: whether records of different versions of the code may stand in one
+            table, which then says so.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        RunError: if there is no finished record; or the records mix code versions, data sets or
+            splits, hold a learner and seed twice, or were measured on different tasks.
+    """
+    from metarec.report.assemble import assemble
+    from metarec.report.files import write_bytes, write_text
+
+    report = assemble(records, allow_mixed_versions)
+    written = []
+    for table in report.tables:
+        written.append(write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()))
+        written.append(write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()))
+    if report.curve is not None:
+        from metarec.report.figures import render_k_shot
+
+        for suffix in ("pdf", "png"):
+            picture = render_k_shot(report.curve, suffix)
+            written.append(write_bytes(paper / "figures" / f"k_shot.{suffix}", picture))
+    written += _write_small_records(report, paper / "records")
+    if console is not None:
+        shown = [table for table in report.tables if table.name == "main"] or report.tables[:1]
+        for table in shown:
+            console.print(table.to_rich(console.width))
+        for path in written:
+            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    return written
+
+
+def export_records(
+    records: Sequence[Record], folder: Path, allow_mixed_versions: bool = False
+) -> list[Path]:
+    """Writes, for each table and figure, one small JSON file with every published number.
+
+    A number comes with its interval, episodes, tasks and seeds; a learner with the names of its
+    runs, their code version and commit. So a published figure can be traced without `results/`.
+
+    Args:
+        records: as in `build_report`, and so are the errors.
+        folder: where the files go, `paper/records`.
+        allow_mixed_versions: as in `build_report`.
+
+    Returns:
+        The files that were written.
+    """
+    from metarec.report.assemble import assemble
+
+    return _write_small_records(assemble(records, allow_mixed_versions), folder)
+
+
+def update_readme(readme: Path, table_markdown: str) -> None:
+    """Puts a table between the markers of a README, in place of what stands there.
+
+    Args:
+        readme: a file with the lines `<!-- main table: begin -->` and `<!-- main table: end -->`.
+        table_markdown: what is to stand between them.
+
+    Raises:
+        RunError: if the file is missing, or a marker is missing, repeated or out of order.
+    """
+    from metarec.report.readme import replace_table
+
+    replace_table(readme, table_markdown)
+
+
+def _write_small_records(report: object, folder: Path) -> list[Path]:
+    from metarec.report.assemble import Report
+    from metarec.report.export import small_records
+    from metarec.report.files import write_text
+
+    assert isinstance(report, Report)
+    return [write_text(folder / name, text) for name, text in small_records(report).items()]

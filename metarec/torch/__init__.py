@@ -1,0 +1,1 @@
+"""Learners and the text encoder in PyTorch."""

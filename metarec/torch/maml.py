@@ -1,0 +1,102 @@
+"""Model-agnostic meta-learning: weights from which a few gradient steps on a support set go far."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.torch import episodic
+from metarec.torch.episodic import Adapted, InnerLoop, OuterLoss
+from metarec.torch.inner_loop import Engine
+from metarec.torch.training import OuterLoop, choose_device
+
+
+class MAML:
+    """MAML (Finn, Abbeel & Levine 2017) on the MLP scorer over text features.
+
+    Minimises over meta-parameters the loss of the queries after `inner_steps` gradient steps on the
+    support set, differentiating through the steps (second order) unless told otherwise. Serves user
+    and item tasks. At K=0 nothing adapts.
+
+    Args:
+        inner_steps: gradient steps on the support set.
+        inner_learning_rate: of the inner loop.
+        first_order: leave the second derivatives out (FOMAML).
+        engine: `gram` (exact dual form), `vmap` (torch.func), `learn2learn` (the reference, for
+            training; adapts by `gram`), or `auto`.
+        hidden_sizes: of the scorer.
+        outer_loss: `pointwise` (cross-entropy or squared error) or `softmax` over a task's queries.
+        steps: outer steps, at the most.
+        learning_rate: of the outer loop.
+        weight_decay: of the outer loop.
+        validate_every: outer steps between two looks at meta-validation.
+        patience: looks without improvement before stopping.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+
+    serves: ClassVar[frozenset[str]] = frozenset({"user", "item"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"rating", "binary", "implicit"})
+    needs_features: ClassVar[bool] = True
+    trained: ClassVar[bool] = True
+    adaptation: ClassVar[str | None] = "inner_steps"
+
+    def __init__(
+        self,
+        inner_steps: int = 3,
+        inner_learning_rate: float = 0.01,
+        first_order: bool = False,
+        engine: Engine = "auto",
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        outer_loss: OuterLoss = "pointwise",
+        steps: int = 1000,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        validate_every: int = 100,
+        patience: int = 5,
+        device: str = "auto",
+    ) -> None:
+        self.inner = InnerLoop(inner_steps, inner_learning_rate, first_order, engine)
+        self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
+        self.hidden_sizes = tuple(hidden_sizes)
+        self.outer_loss: OuterLoss = outer_loss
+        self.device = choose_device(device)
+        self._side: Training | None = None
+
+    def predicts(self, feedback: Feedback) -> Predicts:
+        """Ratings, or logits (only an order after softmax training)."""
+        return episodic.predicts(feedback, self.outer_loss)
+
+    def fit(self, training: Training) -> MetaParameters:
+        """Meta-trains; returns the meta-parameters that were best on meta-validation."""
+        self._side = training
+        return episodic.fit(
+            training, self.hidden_sizes, self.inner, self.outer, self.outer_loss, self.device,
+            "MAML",
+        )  # fmt: skip
+
+    def restore(self, training: Training) -> None:
+        """Gives the side information (features, feedback) to a learner that was not fitted here."""
+        self._side = training
+
+    def without_adaptation(self) -> MAML:
+        """The same learner with 0 inner steps: what adaptation is measured against."""
+        twin = copy.copy(self)
+        twin.inner = InnerLoop(0, 0.0)
+        return twin
+
+    def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
+        """Gradient steps on each task's support set; see `inner_loop.adapt`."""
+        return episodic.adapt(
+            episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
+            meta_parameters, support, self.inner, self.device,
+        )  # fmt: skip
+
+    def score(
+        self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]
+    ) -> Float32[np.ndarray, "tasks c"]:
+        """[T, C] scores of the candidates by each task's fast weights."""
+        return episodic.score(fast_weights, candidates)

@@ -1,0 +1,206 @@
+"""The outer loop that every trained learner shares: Adam, validation, early stopping, resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from metarec.errors import LearnerError
+from metarec.learner import MetaParameters, Training
+
+Gradients = Callable[[dict[str, Tensor], int], tuple[Tensor, Mapping[str, Tensor]]]
+"""(meta-parameters, step) to (loss, gradient of each meta-parameter)."""
+
+
+@dataclass(frozen=True)
+class OuterLoop:
+    """Settings of the outer loop.
+
+    Args:
+        steps: number of outer steps, at the most.
+        learning_rate: of Adam.
+        weight_decay: decoupled (AdamW, Loshchilov & Hutter 2019).
+        validate_every: steps between two looks at meta-validation.
+        patience: looks without improvement after which training stops.
+    """
+
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    validate_every: int = 100
+    patience: int = 5
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.validate_every < 1 or self.patience < 1:
+            raise LearnerError(
+                f"learner.steps={self.steps} must be at least 0, learner.validate_every="
+                f"{self.validate_every} and learner.patience={self.patience} at least 1"
+            )
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise LearnerError(
+                f"learner.learning_rate={self.learning_rate} must be above 0 and "
+                f"learner.weight_decay={self.weight_decay} not below"
+            )
+
+
+def choose_device(device: str) -> torch.device:
+    """`auto` is a GPU where there is one, else the CPU; any other name is torch's own."""
+    if device != "auto":
+        return torch.device(device)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def autograd(loss_of: Callable[[dict[str, Tensor], int], Tensor]) -> Gradients:
+    """The gradients of a loss that torch can differentiate by itself."""
+
+    def gradients(
+        parameters: dict[str, Tensor], step: int
+    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+        loss = loss_of(parameters, step)
+        values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
+        return loss.detach(), {
+            name: torch.zeros_like(parameter) if value is None else value
+            for (name, parameter), value in zip(parameters.items(), values, strict=True)
+        }
+
+    return gradients
+
+
+def train(
+    initial: Mapping[str, np.ndarray],
+    gradients: Gradients,
+    training: Training,
+    settings: OuterLoop,
+    statistics: MetaParameters,
+    device: torch.device,
+    description: str,
+) -> MetaParameters:
+    """Runs the outer loop and returns the meta-parameters that were best on meta-validation.
+
+    Looks at meta-validation before the first step and every `validate_every` steps, keeps a
+    checkpoint then, and goes on from one if it finds it: an interrupted training ends in the same
+    bits as an uninterrupted one. What it saw is appended to `training.log`.
+
+    Args:
+        initial: the first meta-parameters.
+        gradients: of the outer loss at a step.
+        training: validation, checkpoints, seed, progress.
+        settings: of the outer loop.
+        statistics: arrays that were fitted before and belong to the meta-parameters.
+        device: where to train.
+        description: what the progress bar says.
+
+    Returns:
+        The best meta-parameters on validation, or the last where there is no validation, with the
+        statistics.
+
+    Raises:
+        LearnerError: if the loss is not finite.
+    """
+    parameters = {
+        name: torch.tensor(value, device=device, requires_grad=True)
+        for name, value in initial.items()
+    }
+    optimizer = torch.optim.AdamW(
+        list(parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+    # log, best value, looks since then; the best parameters are kept beside them
+    best = {name: np.array(value) for name, value in initial.items()}
+    best_value, waited, first, losses = -np.inf, 0, 0, []
+    training.log.clear()
+    saved = training.checkpointer.load() if training.checkpointer else None
+    if saved is not None:
+        tensors, state = saved
+        _restore(optimizer, parameters, tensors)
+        best = {name: tensors[f"best/{name}"] for name in initial}
+        best_value, waited, first = state["best"], state["waited"], state["step"]
+        training.log.extend(state["log"])
+
+    def look(step: int) -> bool:
+        """Validates; returns whether to stop."""
+        nonlocal best, best_value, waited
+        now = {name: value.detach().cpu().numpy().copy() for name, value in parameters.items()}
+        entry = {"step": float(step)}
+        if losses:
+            entry["loss"] = float(np.mean(losses))
+            losses.clear()
+        if training.validate is None:
+            best = now
+        else:
+            value = training.validate({**statistics, **now})
+            entry["validation"] = value
+            if value > best_value:
+                best, best_value, waited = now, value, 0
+            else:
+                waited += 1
+        training.log.append(entry)
+        if training.checkpointer:
+            state = {"best": best_value, "waited": waited, "step": step, "log": training.log}
+            training.checkpointer.save(_tensors(optimizer, parameters, best), state)
+        return waited >= settings.patience
+
+    stopped = waited >= settings.patience
+    if first == 0:
+        stopped = look(0)
+    steps = tqdm(
+        range(first, settings.steps),
+        initial=first,
+        total=settings.steps,
+        desc=description,
+        unit="step",
+        disable=not training.progress,
+        leave=False,
+    )
+    for step in steps:
+        if stopped:
+            break
+        loss, values = gradients(parameters, step)
+        losses.append(float(loss))
+        if not np.isfinite(losses[-1]):
+            raise LearnerError(
+                f"{description}: the loss is {losses[-1]} at step {step}; lower "
+                "learner.learning_rate or learner.inner_learning_rate"
+            )
+        for name, parameter in parameters.items():
+            parameter.grad = values[name]
+        optimizer.step()
+        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
+            stopped = look(step + 1)
+    steps.close()
+    return {**statistics, **best}
+
+
+def _tensors(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    best: Mapping[str, np.ndarray],
+) -> dict[str, np.ndarray]:
+    tensors = {f"best/{name}": value for name, value in best.items()}
+    for name, parameter in parameters.items():
+        tensors[f"now/{name}"] = parameter.detach().cpu().numpy()
+        for key, value in optimizer.state[parameter].items():
+            tensors[f"optimizer/{name}/{key}"] = value.detach().cpu().numpy()
+    return tensors
+
+
+def _restore(
+    optimizer: torch.optim.Optimizer,
+    parameters: Mapping[str, Tensor],
+    tensors: Mapping[str, np.ndarray],
+) -> None:
+    for name, parameter in parameters.items():
+        with torch.no_grad():
+            parameter.copy_(torch.from_numpy(tensors[f"now/{name}"]))
+        prefix = f"optimizer/{name}/"
+        for key, value in tensors.items():
+            if key.startswith(prefix):
+                # Adam counts its steps on the CPU, its moments lie with the parameter
+                where = "cpu" if key.endswith("/step") else parameter.device
+                optimizer.state[parameter][key.removeprefix(prefix)] = torch.tensor(
+                    value, device=where
+                )

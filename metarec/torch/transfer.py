@@ -1,0 +1,96 @@
+"""Transfer learning: a scorer pretrained on meta-train, fine-tuned on the support set."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.torch import episodic
+from metarec.torch.episodic import Adapted, InnerLoop, OuterLoss
+from metarec.torch.training import OuterLoop, choose_device
+
+
+class Transfer:
+    """The scorer of MAML, its episodes and its number of outer steps, without an inner loop in training.
+
+    What differs from MAML is only what the outer loop minimises: here the loss of the queries before
+    any gradient step. The paired difference between the two is what meta-learning buys. Serves user
+    and item tasks.
+
+    Args:
+        fine_tune_steps: gradient steps on the support set of a new task; 0 only pretrains.
+        fine_tune_learning_rate: of these steps.
+        hidden_sizes: of the scorer.
+        outer_loss: `pointwise` (cross-entropy or squared error) or `softmax` over a task's queries.
+        steps: training steps, at the most.
+        learning_rate: of the training.
+        weight_decay: of the training.
+        validate_every: steps between two looks at meta-validation.
+        patience: looks without improvement before stopping.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+
+    serves: ClassVar[frozenset[str]] = frozenset({"user", "item"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"rating", "binary", "implicit"})
+    needs_features: ClassVar[bool] = True
+    trained: ClassVar[bool] = True
+    adaptation: ClassVar[str | None] = "fine_tune_steps"
+
+    def __init__(
+        self,
+        fine_tune_steps: int = 3,
+        fine_tune_learning_rate: float = 0.01,
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        outer_loss: OuterLoss = "pointwise",
+        steps: int = 1000,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        validate_every: int = 100,
+        patience: int = 5,
+        device: str = "auto",
+    ) -> None:
+        self.fine_tuning = InnerLoop(fine_tune_steps, fine_tune_learning_rate)
+        self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
+        self.hidden_sizes = tuple(hidden_sizes)
+        self.outer_loss: OuterLoss = outer_loss
+        self.device = choose_device(device)
+        self._side: Training | None = None
+
+    def predicts(self, feedback: Feedback) -> Predicts:
+        """Ratings, or logits (only an order after softmax training)."""
+        return episodic.predicts(feedback, self.outer_loss)
+
+    def fit(self, training: Training) -> MetaParameters:
+        """Pretrains on meta-train episodes; returns the weights that were best on meta-validation."""
+        self._side = training
+        return episodic.fit(
+            training, self.hidden_sizes, InnerLoop(0, 0.0), self.outer, self.outer_loss,
+            self.device, "transfer",
+        )  # fmt: skip
+
+    def restore(self, training: Training) -> None:
+        """Gives the side information (features, feedback) to a learner that was not fitted here."""
+        self._side = training
+
+    def without_adaptation(self) -> Transfer:
+        """The same learner without fine-tuning."""
+        twin = copy.copy(self)
+        twin.fine_tuning = InnerLoop(0, 0.0)
+        return twin
+
+    def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
+        """Fine-tunes a copy of the weights on each task's support set."""
+        return episodic.adapt(
+            episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
+            meta_parameters, support, self.fine_tuning, self.device,
+        )  # fmt: skip
+
+    def score(
+        self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]
+    ) -> Float32[np.ndarray, "tasks c"]:
+        """[T, C] scores of the candidates by each task's fine-tuned weights."""
+        return episodic.score(fast_weights, candidates)

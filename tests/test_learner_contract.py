@@ -1,0 +1,331 @@
+"""What every learner promises: a learner joins with one row of `LEARNERS`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from metarec import baselines
+from metarec.data.dataset import CleaningReport, Dataset
+from metarec.episodes import EpisodeSampler, labels_of
+from metarec.errors import LearnerError
+from metarec.features import Features, build_features
+from metarec.learner import (
+    Feedback,
+    Learner,
+    MetaParameters,
+    Support,
+    TaskKind,
+    Training,
+    check_served,
+)
+from metarec.splits import Split
+
+BOTH = ("user", "item")
+ANY = ("rating", "binary", "implicit")
+
+# name, how to make it, kinds of task that it serves, feedback that it takes
+LEARNERS: list[tuple[str, Callable[[], Learner], tuple[str, ...], tuple[str, ...]]] = [
+    ("random", baselines.Random, BOTH, ANY),
+    ("popularity", baselines.Popularity, BOTH, ANY),
+    ("popularity_all", lambda: baselines.Popularity(of="all"), BOTH, ANY),
+    ("item_mean", baselines.ItemMean, BOTH, ("rating", "binary")),
+    ("item_knn", lambda: baselines.ItemKNN(neighbours=5, dislike_weight=0.3), BOTH, ANY),
+    ("item_knn_all", lambda: baselines.ItemKNN(neighbours=None, centre="task"), BOTH, ANY),
+    ("ease", lambda: baselines.EASE(regularisation=5.0), BOTH, ANY),
+    ("ease_centred", lambda: baselines.EASE(centre="global", prior="none"), BOTH, ANY),
+    ("als", lambda: baselines.ALS(factors=4, iterations=3), BOTH, ("binary", "implicit")),
+    (
+        "als_dislikes",
+        lambda: baselines.ALS(factors=4, iterations=3, dislike_weight=0.5),
+        BOTH,
+        ("binary", "implicit"),
+    ),
+    ("tfidf", lambda: baselines.TfidfCosine(min_df=1), ("user",), ANY),
+    ("bert_cosine", lambda: baselines.BertCosine(dislike_weight=-0.5), BOTH, ANY),
+    ("ridge", baselines.Ridge, BOTH, ANY),
+    ("ridge_popularity", lambda: baselines.Ridge(bias="popularity"), BOTH, ANY),
+    ("predicted_popularity", baselines.PredictedPopularity, BOTH, ANY),
+]
+
+THRESHOLD = 4.0
+N_TASKS, K_SHOT, FEATURE_SIZE = 7, 5, 6
+
+
+@lru_cache
+def tiny_split() -> Split:
+    rng = np.random.default_rng(0)
+    n_users, n_items = 40, 30
+    pairs = np.sort(rng.choice(n_users * n_items, size=500, replace=False))
+    users, items = pairs // n_items, pairs % n_items
+    words = ("drama", "comedy", "space", "war", "music", "noir")
+    dataset = Dataset(
+        name="tiny",
+        users=users.astype(np.int32),
+        items=items.astype(np.int32),
+        ratings=rng.integers(1, 6, len(pairs)).astype(np.float32),
+        times=None,
+        user_ids=np.array([f"u{u}" for u in range(n_users)]),
+        item_ids=np.array([f"i{i}" for i in range(n_items)]),
+        item_text=pd.DataFrame(
+            {"title": [f"{words[i % 6]} {words[i * 5 % 4]} film{i % 7}" for i in range(n_items)]}
+        ),
+        user_text=None,
+        feedback="rating",
+        rating_scale=(1.0, 5.0),
+        report=CleaningReport(read=len(pairs), kept=len(pairs)),
+    )
+    return Split.by_seed(dataset, seed=1)
+
+
+def make_training(kind: TaskKind, feedback: Feedback, seed: int = 0) -> Training:
+    """The training of a tiny data set of 40 users and 30 items."""
+    split = tiny_split()
+    data = split.dataset
+    rows = split.rows("train")
+    tasks, candidates = (data.users, data.items) if kind == "user" else (data.items, data.users)
+    threshold = THRESHOLD if feedback == "binary" else None
+    vectors = np.random.default_rng(5).normal(size=(data.n_items, FEATURE_SIZE))
+    features: Features = build_features(
+        split, vectors.astype(np.float32), kind, feedback, threshold
+    )
+    sampler = EpisodeSampler(
+        split,
+        kind,
+        k_shot=(0, K_SHOT),
+        query_size=6,
+        task_batch=4,
+        feedback=feedback,
+        threshold=threshold,
+        negatives=0.0 if feedback == "rating" else 0.5,
+        seed=seed,
+    )
+    return Training(
+        kind=kind,
+        feedback=feedback,
+        tasks=tasks[rows],
+        candidates=candidates[rows],
+        labels=labels_of(data.ratings[rows], feedback, threshold),
+        n_tasks=data.n_users if kind == "user" else data.n_items,
+        n_candidates=data.n_items if kind == "user" else data.n_users,
+        known=np.unique(candidates[rows]).astype(np.int32),
+        texts=tuple(data.item_text["title"]),
+        features=features,
+        sampler=sampler,
+        seed=seed,
+    )
+
+
+def make_support(training: Training, k_shot: int = K_SHOT) -> Support:
+    """Shots of seven new tasks: none, some or all of `k_shot`, in known candidates."""
+    rng = np.random.default_rng(3)
+    candidates = np.stack(
+        [rng.choice(training.known, size=k_shot, replace=False) for _ in range(N_TASKS)]
+    )
+    labels = labels_of(
+        rng.integers(1, 6, candidates.size).astype(np.float32),
+        training.feedback,
+        THRESHOLD,
+    ).reshape(candidates.shape)
+    mask = np.arange(k_shot) < np.array([0, 1, 2, 3, 4, 5, 5])[:, None]
+    tasks = np.arange(N_TASKS, dtype=np.int32) if training.kind == "item" else None
+    return Support(candidates.astype(np.int32), labels, mask, tasks)
+
+
+ROWS = [
+    pytest.param(make, kind, feedback, id=f"{name}-{kind}-{feedback}")
+    for name, make, kinds, feedbacks in LEARNERS
+    for kind in kinds
+    for feedback in feedbacks
+]
+every_learner = pytest.mark.parametrize(("make", "kind", "feedback"), ROWS)
+Make = Callable[[], Learner]
+
+
+@cache
+def fitted(
+    make: Make, kind: TaskKind, feedback: Feedback
+) -> tuple[Learner, MetaParameters, Training]:
+    learner, training = make(), make_training(kind, feedback)
+    return learner, learner.fit(training), training
+
+
+def score(
+    learner: Learner, meta: MetaParameters, support: Support, candidates: np.ndarray
+) -> np.ndarray:
+    return learner.score(learner.adapt(meta, support), candidates)
+
+
+def everything(training: Training) -> np.ndarray:
+    return np.arange(training.n_candidates, dtype=np.int32)
+
+
+def bits(meta: MetaParameters) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    return {name: (str(a.dtype), a.shape, a.tobytes()) for name, a in meta.items()}
+
+
+@every_learner
+def test_scores_are_finite_float32_of_tasks_by_candidates(
+    make: Make, kind: TaskKind, feedback: Feedback
+) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    scores = score(learner, meta, make_support(training), everything(training))
+    assert scores.shape == (N_TASKS, training.n_candidates)
+    assert scores.dtype == np.float32
+    assert np.isfinite(scores).all()
+
+
+@every_learner
+def test_it_says_what_it_serves(make: Make, kind: TaskKind, feedback: Feedback) -> None:
+    learner, _, _ = fitted(make, kind, feedback)
+    assert isinstance(learner, Learner)
+    check_served(learner, kind, feedback)
+    assert learner.predicts(feedback) in ("rating", "logit", "order")
+
+
+@pytest.mark.parametrize(
+    ("make", "kinds", "feedbacks"), [row[1:] for row in LEARNERS], ids=[row[0] for row in LEARNERS]
+)
+def test_what_it_does_not_serve_is_an_error(
+    make: Make, kinds: tuple[str, ...], feedbacks: tuple[str, ...]
+) -> None:
+    learner = make()
+    assert learner.serves == set(kinds)
+    assert learner.accepts == set(feedbacks)
+    for kind in get_args(TaskKind):
+        for feedback in get_args(Feedback):
+            if kind not in kinds or feedback not in feedbacks:
+                with pytest.raises(LearnerError, match=type(learner).__name__):
+                    check_served(learner, kind, feedback)
+
+
+@every_learner
+def test_adapting_and_scoring_leave_the_meta_parameters_untouched(
+    make: Make, kind: TaskKind, feedback: Feedback
+) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    before = bits(meta)
+    first = score(learner, meta, make_support(training), everything(training))
+    assert bits(meta) == before
+    again = score(learner, meta, make_support(training), everything(training))
+    assert np.array_equal(first, again)
+
+
+@every_learner
+def test_the_order_of_tasks_does_not_matter(make: Make, kind: TaskKind, feedback: Feedback) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    support = make_support(training)
+    order = np.random.default_rng(0).permutation(N_TASKS)
+    straight = score(learner, meta, support, everything(training))
+    permuted = score(learner, meta, support[order], everything(training))
+    assert np.array_equal(straight[order], permuted)
+
+
+@every_learner
+def test_what_stands_beside_the_shots_does_not_matter(
+    make: Make, kind: TaskKind, feedback: Feedback
+) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    support = make_support(training)
+    garbage = Support(
+        np.where(support.mask, support.candidates, training.n_candidates - 1).astype(np.int32),
+        np.where(support.mask, support.labels, np.nan).astype(np.float32),
+        support.mask,
+        support.tasks,
+    )
+    clean = score(learner, meta, support, everything(training))
+    assert np.array_equal(clean, score(learner, meta, garbage, everything(training)))
+
+
+@every_learner
+def test_wider_padding_does_not_matter(make: Make, kind: TaskKind, feedback: Feedback) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    support = make_support(training)
+    narrow = score(learner, meta, support, everything(training))
+    wide = Support(
+        np.pad(support.candidates, ((0, 0), (0, 3))),
+        np.pad(support.labels, ((0, 0), (0, 3))),
+        np.pad(support.mask, ((0, 0), (0, 3))),
+        support.tasks,
+    )
+    assert score(learner, meta, wide, everything(training)) == pytest.approx(
+        narrow, rel=1e-5, abs=1e-5
+    )
+
+
+@every_learner
+def test_tasks_may_be_scored_in_chunks(make: Make, kind: TaskKind, feedback: Feedback) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    support = make_support(training)
+    whole = score(learner, meta, support, everything(training))
+    chunks = [
+        score(learner, meta, support[start : start + 2], everything(training))
+        for start in range(0, N_TASKS, 2)
+    ]
+    assert np.concatenate(chunks) == pytest.approx(whole, rel=1e-6, abs=1e-6)
+
+
+@every_learner
+def test_candidates_may_be_scored_in_chunks(make: Make, kind: TaskKind, feedback: Feedback) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    support = make_support(training)
+    some = np.array([7, 2, 11, 2], dtype=np.int32)
+    whole = score(learner, meta, support, everything(training))
+    part = score(learner, meta, support, some)
+    assert part == pytest.approx(whole[:, some], rel=1e-6, abs=1e-6)
+
+
+@every_learner
+def test_without_shots_all_users_are_scored_alike(
+    make: Make, kind: TaskKind, feedback: Feedback
+) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    support = make_support(training)
+    empty = score(learner, meta, support.first(0), everything(training))
+    masked = Support(support.candidates, support.labels, np.zeros_like(support.mask), support.tasks)
+    assert empty == pytest.approx(
+        score(learner, meta, masked, everything(training)), rel=1e-5, abs=1e-5
+    )
+    if kind == "user":
+        assert np.array_equal(empty, np.broadcast_to(empty[0], empty.shape))
+
+
+@every_learner
+def test_fitting_twice_gives_the_same_bits(make: Make, kind: TaskKind, feedback: Feedback) -> None:
+    _, meta, _ = fitted(make, kind, feedback)
+    assert bits(make().fit(make_training(kind, feedback))) == bits(meta)
+
+
+@every_learner
+def test_meta_parameters_survive_the_disk(
+    make: Make, kind: TaskKind, feedback: Feedback, tmp_path: Path
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    learner, meta, training = fitted(make, kind, feedback)
+    save_file({name: np.ascontiguousarray(a) for name, a in meta.items()}, tmp_path / "meta")
+    loaded = load_file(tmp_path / "meta")
+    support = make_support(training)
+    assert np.array_equal(
+        score(learner, loaded, support, everything(training)),
+        score(learner, meta, support, everything(training)),
+    )
+
+
+@pytest.mark.parametrize("make", [row[1] for row in LEARNERS], ids=[row[0] for row in LEARNERS])
+def test_features_that_are_needed_and_missing_are_an_error(make: Make) -> None:
+    from dataclasses import replace
+
+    learner = make()
+    training = replace(make_training("user", "binary"), features=None)
+    if learner.needs_features:
+        with pytest.raises(LearnerError, match="features"):
+            learner.fit(training)
+    elif not learner.trained:
+        assert learner.fit(training)
