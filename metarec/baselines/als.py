@@ -55,7 +55,7 @@ class ALS:
         prior: what a task without a shot of weight is scored with: `popularity` or `none` (ties).
     """
 
-    factors: int = 64
+    factors: int = 16
     regularisation: float = 1.0
     alpha: float = 10.0
     iterations: int = 15

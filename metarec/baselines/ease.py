@@ -58,7 +58,7 @@ class EASE:
         prior: what a task without a shot of weight is scored with: `popularity` or `none` (ties).
     """
 
-    regularisation: float = 200.0
+    regularisation: float = 500.0
     dislike_weight: float = 0.0
     centre: str = "none"
     prior: str = "popularity"

@@ -132,8 +132,9 @@ class ItemKNN:
         scale = lengths[block][:, None] * lengths[None, :] + self.shrinkage
         similarity = np.where(scale > 0, dots / np.where(scale > 0, scale, 1), 0)
         similarity[np.arange(len(block)), block] = 0
-        n = similarity.shape[1]
-        if self.neighbours is not None and self.neighbours < n:
-            edge = np.partition(similarity, n - self.neighbours, axis=1)[:, n - self.neighbours]
+        known = np.flatnonzero(lengths)
+        last = len(known) - (self.neighbours or len(known))
+        if last > 0:
+            edge = np.partition(similarity[:, known], last, axis=1)[:, last]
             similarity[similarity < edge[:, None]] = 0
         return np.asarray(similarity)

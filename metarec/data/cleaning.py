@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -12,10 +12,6 @@ from metarec.data.dataset import CleaningReport, Dataset
 from metarec.data.fields import TextTable, text_frame
 from metarec.data.files import Table, require_choice
 from metarec.errors import ConfigError, DataError
-
-OnBadRows = Literal["error", "drop"]
-UnknownItems = Literal["keep", "drop", "error"]
-Duplicates = Literal["latest", "earliest"]
 
 _UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 # Seconds beyond this lie after the year 5138: surely another unit.
@@ -30,12 +26,12 @@ def clean(
     item: str,
     rating: str | None,
     time: str | None,
-    rating_scale: tuple[float, float] | None = None,
+    rating_scale: Sequence[float | int] | None = None,
     item_table: TextTable | None = None,
     user_table: TextTable | None = None,
-    on_bad_rows: OnBadRows = "error",
-    unknown_items: UnknownItems = "keep",
-    duplicates: Duplicates = "latest",
+    on_bad_rows: str = "error",
+    unknown_items: str = "keep",
+    duplicates: str = "latest",
     time_unit: str = "s",
     time_format: str | None = None,
     report: CleaningReport | None = None,
@@ -82,6 +78,7 @@ def clean(
     require_choice("unknown_items", unknown_items, ("keep", "drop", "error"))
     require_choice("duplicates", duplicates, ("latest", "earliest"))
     require_choice("time_unit", time_unit, _UNITS)
+    scale = None if rating_scale is None else _scale(rating_scale)
     n = len(table.frame)
     rows = _Rows(table, on_bad_rows, report or CleaningReport(read=n, kept=n))
 
@@ -91,7 +88,7 @@ def clean(
         if isinstance(values.dtype, pd.StringDtype) or values.dtype == object:
             missing |= (values == "").fillna(True).to_numpy(dtype=bool)
         rows.reject(missing, column, f"missing {label} id")
-    ratings = None if rating is None else _ratings(rows, rating, rating_scale)
+    ratings = None if rating is None else _ratings(rows, rating, scale)
     times = None if time is None else _times(rows, time, time_unit, time_format)
     rows.require_some(name)
 
@@ -114,8 +111,8 @@ def clean(
         item_text, report = _align(item_table, item_ids, "items", report)
     if user_table is not None:
         user_text, report = _align(user_table, user_ids, "users", report)
-    if rating is not None and rating_scale is None:
-        rating_scale = (float(final.min()), float(final.max()))
+    if scale is None:
+        scale = (float(final.min()), float(final.max()))
     return Dataset(
         name=name,
         users=users,
@@ -127,7 +124,7 @@ def clean(
         item_text=item_text,
         user_text=user_text,
         feedback="implicit" if rating is None else "rating",
-        rating_scale=None if rating is None else rating_scale,
+        rating_scale=None if rating is None else scale,
         report=report,
         licence=licence,
     )
@@ -206,11 +203,19 @@ def _ratings(
     rows.reject(np.isinf(values), column, "rating is infinite")
     if scale is not None:
         low, high = scale
-        if not low <= high:
-            raise ConfigError(f"rating_scale=({low:g}, {high:g}): the lowest rating comes first")
         outside = (values < low) | (values > high)
         rows.reject(outside, column, f"rating outside the scale {low:g} to {high:g}")
     return values
+
+
+def _scale(given: Sequence[float | int]) -> tuple[float, float]:
+    try:
+        low, high = (float(end) for end in given)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"rating_scale={given!r} is not a lowest and a highest rating") from error
+    if not low <= high:
+        raise ConfigError(f"rating_scale=({low:g}, {high:g}): the lowest rating comes first")
+    return low, high
 
 
 def _times(rows: _Rows, column: str, unit: str, time_format: str | None) -> Int64[np.ndarray, " n"]:
@@ -289,7 +294,7 @@ def _merge(
     users: Int64[np.ndarray, " n"],
     items: Int64[np.ndarray, " n"],
     times: Int64[np.ndarray, " n"] | None,
-    keep: Duplicates,
+    keep: str,
     implicit: bool,
 ) -> None:
     """Leaves one row of each user-item pair."""

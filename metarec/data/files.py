@@ -237,10 +237,10 @@ def require_choice(option: str, value: str, known: Iterable[str]) -> None:
 _BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
 
 
-def _open(path: Path) -> IO[bytes]:
+def _open(path: Path) -> io.BufferedIOBase:
     suffix = path.suffix.lower()
     if suffix == ".gz":
-        return cast(IO[bytes], gzip.open(path))
+        return gzip.open(path)
     if suffix == ".bz2":
         return bz2.open(path)
     if suffix == ".xz":
@@ -269,16 +269,16 @@ def _read_text(
     require_columns(path, found, wanted or [], hints)
     chosen = found if wanted is None else wanted
     dtypes = dict.fromkeys(chosen if text is None else [c for c in text if c in chosen], "str")
+    # All columns are read, since with `usecols` pandas no longer minds rows that are too long.
     frame = _parse(
         path,
         path,
-        usecols=chosen,
         dtype=dtypes,
         sep=separator,
         encoding=encoding,
         quoting=quoting,
     )
-    frame.columns = frame.columns.astype(str)
+    frame = frame[chosen]
 
     def place(row: int) -> str:
         return _line(path, row, separator, encoding, quoting)
@@ -286,7 +286,7 @@ def _read_text(
     return Table(frame, path, place)
 
 
-def _parse(path: Path, source: Path | IO[bytes], **options: Any) -> pd.DataFrame:
+def _parse(path: Path, source: Path | io.BytesIO, **options: Any) -> pd.DataFrame:
     """`pandas.read_csv` on its C engine, with its many ways to fail turned into one error."""
     encoding = options.get("encoding", "utf-8")
     try:
@@ -351,7 +351,9 @@ def _read_excel(path: Path, wanted: list[str] | None, hints: Mapping[str, str] |
 
 def _line(path: Path, row: int, separator: str, encoding: str, quoting: Quoting) -> str:
     """Finds the line of a record by reading again: quoted line breaks and blank lines count."""
-    with io.TextIOWrapper(_open(path), encoding, errors="replace", newline="") as file:
+    with io.TextIOWrapper(
+        cast(IO[bytes], _open(path)), encoding, errors="replace", newline=""
+    ) as file:
         reader = csv.reader(file, delimiter=separator, quoting=quoting)  # type: ignore[arg-type]
         seen, start = -1, 1  # the header is record -1
         try:

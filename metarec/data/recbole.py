@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from metarec.data.cleaning import Duplicates, OnBadRows, UnknownItems, clean
+from metarec.data.cleaning import clean
 from metarec.data.dataset import Dataset
 from metarec.data.fields import TextTable, text_frame
 from metarec.data.files import Table, read_header, read_table, require_columns
@@ -31,12 +31,12 @@ def read(
     item: str = "item_id",
     rating: str | None = "rating",
     time: str | None = "timestamp",
-    rating_scale: tuple[float, float] | None = None,
+    rating_scale: Sequence[float | int] | None = None,
     rename: Mapping[str, str] | None = None,
     encoding: str = "utf-8",
-    on_bad_rows: OnBadRows = "error",
-    unknown_items: UnknownItems = "keep",
-    duplicates: Duplicates = "latest",
+    on_bad_rows: str = "error",
+    unknown_items: str = "keep",
+    duplicates: str = "latest",
 ) -> Dataset:
     """Reads RecBole's atomic files (https://recbole.io/docs/user_guide/data/atomic_files.html).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from metarec.data.cleaning import Duplicates, OnBadRows, UnknownItems, clean
+from metarec.data.cleaning import clean
 from metarec.data.dataset import Dataset
 from metarec.data.fields import TextTable, text_frame
 from metarec.data.files import read_table, require_columns
@@ -27,14 +27,14 @@ def read(
     item_text: Columns | None = None,
     user_id: str | None = None,
     user_text: Columns | None = None,
-    rating_scale: tuple[float, float] | None = None,
+    rating_scale: Sequence[float | int] | None = None,
     time_unit: str = "s",
     time_format: str | None = None,
     separator: str | None = None,
     encoding: str = "utf-8",
-    on_bad_rows: OnBadRows = "error",
-    unknown_items: UnknownItems = "keep",
-    duplicates: Duplicates = "latest",
+    on_bad_rows: str = "error",
+    unknown_items: str = "keep",
+    duplicates: str = "latest",
     dataset: str | None = None,
     licence: str = "",
 ) -> Dataset:
@@ -97,7 +97,7 @@ def read(
         item=item,
         rating=rating,
         time=time,
-        rating_scale=None if rating_scale is None else (rating_scale[0], rating_scale[1]),
+        rating_scale=rating_scale,
         item_table=_texts(
             root, items, "item_id", item_id or item, "item_text", item_text, separator, encoding
         ),

@@ -77,7 +77,7 @@ def top_n(
 
 def above_threshold(
     scores: Float[np.ndarray, "tasks c"],
-    tau: float,
+    tau: float | int,
     excluded: Pairs | None = None,
     n: int | None = None,
 ) -> RecommendationLists:

@@ -297,7 +297,7 @@ def check_not_nan(
 
 
 def gains_of(
-    ratings: Float[np.ndarray, " n"], gain: Gain, lowest: float = 0.0
+    ratings: Float[np.ndarray, " n"], gain: Gain, lowest: float | int = 0
 ) -> Float64[np.ndarray, " n"]:
     """Gains of relevant candidates for nDCG, from their ratings.
 

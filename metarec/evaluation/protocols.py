@@ -95,7 +95,7 @@ class Protocol:
         """The cutoffs of the metrics, ascending."""
         return tuple(sorted({int(m.partition("@")[2]) for m in self.metrics if "@" in m}))
 
-    def warning(self, n_candidates: float, n_relevant: float) -> str | None:
+    def warning(self, n_candidates: float | int, n_relevant: float | int) -> str | None:
         """What must stand beside a table of this protocol: None for `catalogue`.
 
         Args:

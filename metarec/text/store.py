@@ -366,6 +366,10 @@ def _remove_broken(file: Path) -> None:
     )
 
 
+def _name_of(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:_DIGEST]
+
+
 def _read_plan(file: Path) -> _Plan | None:
     """A plan; None if it is broken, which is said, and the file removed."""
     content = file.read_bytes()
@@ -387,16 +391,17 @@ def _bytes_of(texts: int, size: int) -> int:
 
 
 def _check_space(folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise _no_space(folder, needed)
+    with _naming(folder):
+        if shutil.disk_usage(folder).free < needed:
+            raise _no_space(folder, needed)
 
 
 def _no_space(folder: Path, needed: int) -> StoreError:
     free = shutil.disk_usage(folder).free
     return StoreError(
         f"no disk space for the feature store {folder}: {needed:,} bytes needed, {free:,} free. "
-        "Make room, or set METAREC_CACHE to a folder on another disk; what was encoded so far is kept"
+        "Make room, or set METAREC_CACHE to a folder on another disk; what was encoded so far is "
+        "kept"
     )
 
 

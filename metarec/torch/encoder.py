@@ -72,7 +72,8 @@ class BertEncoder:
     def __repr__(self) -> str:
         return (
             f"BertEncoder({self.checkpoint.name!r}, pooling={self.pooling!r}, "
-            f"max_length={self.max_length}, normalise={self.normalise}, device={str(self.device)!r})"
+            f"max_length={self.max_length}, normalise={self.normalise}, "
+            f"device={str(self.device)!r})"
         )
 
     @property
@@ -212,8 +213,8 @@ class BertEncoder:
                 )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise TextError(
-                f"checkpoint folder {folder} cannot be loaded ({error}); config.json and the weights "
-                "must be of one checkpoint"
+                f"checkpoint folder {folder} cannot be loaded ({error}); config.json and the "
+                "weights must be of one checkpoint"
             ) from error
         finally:
             logging.set_verbosity(verbosity)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from metarec.data.cleaning import clean
@@ -83,12 +83,13 @@ def test_a_missing_id_is_an_error_or_is_counted(column, missing):
 def test_the_rating_scale_is_what_was_seen_unless_given():
     rows = [("u1", "i1", 2.0, 10), ("u2", "i1", 4.5, 10)]
     assert cleaned(rows).rating_scale == (2.0, 4.5)
-    assert cleaned(rows, rating_scale=(1, 5)).rating_scale == (1, 5)
+    assert cleaned(rows, rating_scale=[1, 5]).rating_scale == (1.0, 5.0)
 
 
-def test_a_rating_scale_in_the_wrong_order_is_an_error():
-    with pytest.raises(ConfigError, match=r"rating_scale=\(5, 1\)"):
-        cleaned([("u1", "i1", 2.0, 10)], rating_scale=(5, 1))
+@pytest.mark.parametrize("scale", [(5, 1), (1,), (1, 2, 3)])
+def test_a_rating_scale_that_is_none_is_an_error(scale):
+    with pytest.raises(ConfigError, match=r"rating_scale=\("):
+        cleaned([("u1", "i1", 2.0, 10)], rating_scale=scale)
 
 
 def test_without_ratings_feedback_is_implicit_and_ratings_are_one():
@@ -262,6 +263,7 @@ rows_of_a_file = st.lists(
 )
 
 
+@settings(max_examples=30)
 @given(rows_of_a_file)
 def test_every_row_is_accounted_for_and_no_pair_is_left_twice(rows):
     rows = [*rows, ("1", "a", "4", 0)]
@@ -273,6 +275,7 @@ def test_every_row_is_accounted_for_and_no_pair_is_left_twice(rows):
     assert len(set(pairs)) == len(pairs)
 
 
+@settings(max_examples=30)
 @given(rows_of_a_file, st.randoms(use_true_random=False))
 def test_the_order_of_the_file_changes_neither_the_numbering_nor_who_likes_what(rows, random):
     # Distinct times, so that the latest of a repeated pair is one row.

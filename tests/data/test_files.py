@@ -99,9 +99,10 @@ def test_a_line_with_too_many_fields_is_named(table_file):
         read_table(table_file("user,item,rating\n1,2,3\n1,2,3,4\n"))
 
 
-def test_rows_that_are_all_longer_than_the_header_are_an_error_not_an_index(table_file):
+@pytest.mark.parametrize("rows", ["1,2,3\n4,5,6\n", "1,2,3\n4,5\n"])
+def test_rows_longer_than_the_header_are_an_error_and_make_no_index(table_file, rows):
     with pytest.raises(DataError, match=r"does not parse"):
-        read_table(table_file("user,item\n1,2,3\n4,5,6\n"))
+        read_table(table_file("user,item\n" + rows), ["user", "item"])
 
 
 def test_invalid_encoding_names_the_line_and_suggests_latin_1(table_file):

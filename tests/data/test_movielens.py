@@ -1,10 +1,8 @@
-"""MovieLens in the publisher's formats: tiny files written here, and the real ones where they are."""
+"""MovieLens in the publisher's formats: tiny files written here, and the real ones if present."""
 
 from __future__ import annotations
 
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +10,6 @@ import pytest
 from metarec.data import load_dataset
 from metarec.errors import DataError
 
-SHARED = Path(
-    os.environ.get("METAREC_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data")
-)
 GENRE_FLAGS = 19
 
 
@@ -202,9 +197,9 @@ def test_a_missing_companion_file_is_named(ml_100k, file):
         load_dataset("ml-100k", folder=ml_100k)
 
 
-@pytest.mark.skipif(not (SHARED / "ml-1m").is_dir(), reason=f"no {SHARED / 'ml-1m'}")
-def test_the_real_1m_has_its_published_counts():
-    dataset = load_dataset("ml-1m", folder=SHARED / "ml-1m", extra=True)
+@pytest.mark.shared_data("ml-1m")
+def test_the_real_1m_has_its_published_counts(shared_data):
+    dataset = load_dataset("ml-1m", folder=shared_data / "ml-1m", extra=True)
     assert (len(dataset), dataset.n_users, dataset.n_items) == (1_000_209, 6_040, 3_706)
     values, counts = np.unique(dataset.ratings, return_counts=True)
     assert values.tolist() == [1, 2, 3, 4, 5]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -12,9 +11,6 @@ import pytest
 from metarec.data import load_dataset
 from metarec.errors import DataError
 
-SHARED = Path(
-    os.environ.get("METAREC_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data")
-)
 HEADER = "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country\n"
 ROWS = [
     "536365,85123A,HANGING HEART,6.0,2010-12-01 08:26:00,2.55,17850.0,United Kingdom",
@@ -131,11 +127,9 @@ def test_nothing_but_cancellations_is_an_error_that_shows_the_report(shop):
         load_dataset("online-retail", folder=shop(ROWS[4]))
 
 
-@pytest.mark.skipif(
-    not (SHARED / "online-retail").is_dir(), reason=f"no {SHARED / 'online-retail'}"
-)
-def test_the_real_file_has_its_known_counts():
-    dataset = load_dataset("online-retail", folder=SHARED / "online-retail")
+@pytest.mark.shared_data("online-retail")
+def test_the_real_file_has_its_known_counts(shared_data):
+    dataset = load_dataset("online-retail", folder=shared_data / "online-retail")
     assert (dataset.report.read, len(dataset)) == (541_909, 266_221)
     assert (dataset.n_users, dataset.n_items) == (4_334, 3_659)
     assert (pd.Series(dataset.users).value_counts() >= 8).sum() == 3_857

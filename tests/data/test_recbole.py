@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from metarec.data import load_dataset
 from metarec.errors import DataError
-
-SHARED = Path(
-    os.environ.get("METAREC_SHARED_DATA", Path(__file__).parents[2].parent / "shared" / "data")
-)
 
 
 @pytest.fixture
@@ -103,9 +96,9 @@ def test_a_folder_without_atomic_files_is_an_error(tmp_path):
         load_dataset("recbole")
 
 
-@pytest.mark.skipif(not (SHARED / "ml-100k").is_dir(), reason=f"no {SHARED / 'ml-100k'}")
-def test_the_real_ml_100k_has_its_published_counts():
-    dataset = load_dataset("recbole", folder=SHARED / "ml-100k")
+@pytest.mark.shared_data("ml-100k")
+def test_the_real_ml_100k_has_its_published_counts(shared_data):
+    dataset = load_dataset("recbole", folder=shared_data / "ml-100k")
     assert (len(dataset), dataset.n_users, dataset.n_items) == (100_000, 943, 1_682)
     assert dataset.report.dropped == {}
     assert dataset.rating_scale == (1.0, 5.0)

@@ -1,0 +1,62 @@
+"""Where the numbers of a table come from: data, code and command, without a path of this machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from metarec.report.collect import (
+    Results,
+    checksum_of,
+    commit_of,
+    error_of,
+    run_name,
+)
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """The source of a table.
+
+    Args:
+        command: what makes it again from the same records.
+        data: name of the data set.
+        data_checksum: checksum of the data that were read.
+        split: how users and items were split.
+        code: versions of the code, one unless a mixture was allowed.
+        commit: commits of the working tree.
+        runs: names of the runs of each learner, by seed.
+        failed: error of each failed run.
+    """
+
+    command: str
+    data: str
+    data_checksum: str
+    split: str
+    code: tuple[str, ...]
+    commit: tuple[str, ...]
+    runs: dict[str, list[str]]
+    failed: dict[str, str]
+
+
+def provenance_of(results: Results) -> Provenance:
+    """The source of the results."""
+    records, config = results.records, results.config
+    code = tuple(sorted({record.code for record in records}))
+    # The folder as it is below the working directory: results/<experiment>.
+    folders = sorted({"/".join(record.path.parts[-3:-1]) for record in records})
+    mixed = " --allow-mixed-versions" if len(code) > 1 else ""
+    runs: dict[str, list[str]] = {}
+    for record in records:
+        runs.setdefault(record.learner, []).append(run_name(record))
+    split = config.split
+    by = f"seed {split.seed}" if split.method == "seed" else split.method
+    return Provenance(
+        command=f"python -m metarec.report {' '.join(folders)}{mixed}",
+        data=str(config.data.name),
+        data_checksum=checksum_of(records[0]),
+        split=f"split by {by}",
+        code=code,
+        commit=tuple(sorted({commit_of(record) for record in records})),
+        runs=runs,
+        failed={run_name(record): error_of(record) for record in results.failed},
+    )

@@ -1,0 +1,356 @@
+"""`RunConfig`: everything that decides the result of a run, as plain typed fields."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any, Literal, get_type_hints
+
+from metarec.errors import ConfigError, did_you_mean
+from metarec.runs.fields import conform
+from metarec.splits import REGIMES
+
+Regime = Literal["warm", "user_cold", "item_cold", "both_cold"]
+Part = Literal["validation", "test"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which data set, and what of it.
+
+    Args:
+        name: as in `load_dataset`.
+        folder: where the publisher's files are; None for what is packaged or named in the options.
+        options: options of the reader; those that are None are left to the reader.
+        min_user_interactions: k-core filter: least interactions of a user.
+        min_item_interactions: least interactions of an item.
+    """
+
+    name: str = "ml-latest-small"
+    folder: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    min_user_interactions: int = 1
+    min_item_interactions: int = 1
+
+    def __post_init__(self) -> None:
+        conform(self, "data")
+        for name in ("min_user_interactions", "min_item_interactions"):
+            _at_least(f"data.{name}", getattr(self, name), 1)
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """How item text becomes features.
+
+    Args:
+        checkpoint: `minilm`, a folder, or the name of a checkpoint on the hub.
+        pooling: `mean` over the tokens, or the vector of the first (`cls`).
+        max_length: tokens, beyond which a text is cut.
+        normalise: whether features have length 1.
+        template: such as `{title} ({year})`; None for all fields of the data set.
+        download: whether a checkpoint may be downloaded.
+    """
+
+    checkpoint: str = "minilm"
+    pooling: Literal["mean", "cls"] = "mean"
+    max_length: int = 64
+    normalise: bool = True
+    template: str | None = None
+    download: bool = False
+
+    def __post_init__(self) -> None:
+        conform(self, "text")
+        _at_least("text.max_length", self.max_length, 1)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Who is cold.
+
+    Args:
+        method: `seed` draws, `time` cuts at points in time.
+        seed: of the draw; not that of the run, so that a task is the same over seeds of runs.
+        users: fractions of users that are warm, validation-cold and test-cold.
+        items: likewise for items.
+        warm_holdout: fractions of warm interactions held out for validation and for test.
+        validation_from: for `time`: seconds since 1970, an ISO date, or a quantile of the times.
+        test_from: likewise.
+    """
+
+    method: Literal["seed", "time"] = "seed"
+    seed: int = 0
+    users: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    items: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    warm_holdout: tuple[float, float] = (0.05, 0.1)
+    validation_from: int | float | str | None = 0.8
+    test_from: int | float | str = 0.9
+
+    def __post_init__(self) -> None:
+        conform(self, "split")
+        _at_least("split.seed", self.seed, 0)
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """What an episode is.
+
+    Args:
+        task: `user` or `item` tasks.
+        feedback: `rating`, `binary` or `implicit`.
+        threshold: lowest rating that counts as liked; None for implicit feedback.
+        k_shot: shots in validation and test.
+        train_k_shot: shots in meta-training: a number, or (least, most).
+        query_size: queries of a meta-training episode.
+        task_batch: episodes of a meta-training batch.
+        negatives: share of sampled negatives among the queries of meta-training; 0 for rating
+            feedback, whatever is given here, since a sampled negative has no rating.
+        order: whether a task's shots are drawn at random or are its earliest (`time`).
+    """
+
+    task: Literal["user", "item"] = "user"
+    feedback: Literal["rating", "binary", "implicit"] = "binary"
+    threshold: float | None = 4.0
+    k_shot: int = 10
+    train_k_shot: int | tuple[int, int] = (0, 20)
+    query_size: int = 20
+    task_batch: int = 32
+    negatives: float = 0.5
+    order: Literal["random", "time"] = "random"
+
+    def __post_init__(self) -> None:
+        conform(self, "episode")
+        _at_least("episode.k_shot", self.k_shot, 0)
+        _at_least("episode.query_size", self.query_size, 1)
+        _at_least("episode.task_batch", self.task_batch, 1)
+        if self.feedback == "rating":
+            object.__setattr__(self, "negatives", 0.0)
+        if self.feedback == "implicit":
+            object.__setattr__(self, "threshold", None)
+        if self.feedback == "binary" and self.threshold is None:
+            raise ConfigError(
+                "episode.threshold is missing: binary feedback needs the lowest rating that counts "
+                "as liked (4 for MovieLens)"
+            )
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Which learner, with which arguments.
+
+    Args:
+        name: what records and tables call it.
+        target: dotted path of its class, such as `metarec.baselines.ease.EASE`.
+        arguments: arguments of the class.
+        search: for tuning: argument to the values to try. Not part of a run's hash.
+    """
+
+    name: str
+    target: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    search: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        conform(self, "learner")
+        if not re.fullmatch(r"[A-Za-z0-9_.]+", self.name):
+            raise ConfigError(
+                f"learner.name={self.name!r}: it names folders; use letters, digits, _ and ."
+            )
+        for argument, values in self.search.items():
+            if not isinstance(values, list | tuple) or not values:
+                raise ConfigError(
+                    f"learner.search.{argument}={values!r}: a list of the values to try is needed"
+                )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> LearnerConfig:
+        """Takes what a YAML of `configs/learner/` says: name, _target_, search; the rest are arguments."""
+        rest = dict(values)
+        for key in ("name", "_target_"):
+            if key not in rest:
+                raise ConfigError(
+                    f"learner.{key} is missing; choose a learner, as in learner=ease, or give "
+                    "learner.name and learner._target_"
+                )
+        name, target = rest.pop("name"), rest.pop("_target_")
+        return cls(name, target, search=rest.pop("search", None) or {}, arguments=rest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of `from_dict`."""
+        return {
+            "name": self.name,
+            "_target_": self.target,
+            **self.arguments,
+            "search": dict(self.search),
+        }
+
+
+@dataclass(frozen=True)
+class BackendConfig:
+    """What computes the framework learners.
+
+    Args:
+        name: `torch` or `jax`.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+
+    name: Literal["torch", "jax"] = "torch"
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        conform(self, "backend")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What is measured.
+
+    Args:
+        regimes: of user tasks; item tasks have the regime `item_cold` only.
+        cutoffs: the k of the metrics that have one.
+        k_curve: shots at which the curve over K is measured on test, with nested supports; empty
+            for no curve.
+        item_k_curve: likewise for item tasks.
+        curve_regimes: regimes of the curve of user tasks; empty for no curve.
+        parts: `validation`, `test`, or both.
+        chunk: tasks that are adapted and scored at once: less needs less memory.
+    """
+
+    regimes: tuple[Regime, ...] = REGIMES
+    cutoffs: tuple[int, ...] = (5, 10)
+    k_curve: tuple[int, ...] = (0, 1, 3, 5, 10, 20)
+    item_k_curve: tuple[int, ...] = (0, 1, 3, 5, 10)
+    curve_regimes: tuple[Regime, ...] = ("user_cold",)
+    parts: tuple[Part, ...] = ("validation", "test")
+    chunk: int = 64
+
+    def __post_init__(self) -> None:
+        conform(self, "evaluation")
+        _at_least("evaluation.chunk", self.chunk, 1)
+        for name, least in (("cutoffs", 1), ("k_curve", 0), ("item_k_curve", 0)):
+            values = getattr(self, name)
+            if len(set(values)) < len(values) or min(values, default=least) < least:
+                raise ConfigError(
+                    f"evaluation.{name}={list(values)}: different numbers of at least {least} are "
+                    "needed"
+                )
+        for name in ("regimes", "cutoffs", "parts"):
+            if not getattr(self, name):
+                raise ConfigError(f"evaluation.{name} is empty; leave it out for the default")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: one learner, one data set, one split, one seed.
+
+    Args:
+        learner: which learner.
+        data: which data set.
+        text: how text becomes features.
+        split: who is cold.
+        episode: what an episode is.
+        backend: what computes.
+        evaluation: what is measured.
+        seed: of the learner, of the meta-training episodes and of the orders of evaluation.
+        experiment: folder of the record within the results.
+
+    Raises:
+        ConfigError: for a value that cannot be, naming its key.
+    """
+
+    learner: LearnerConfig
+    data: DataConfig = field(default_factory=DataConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    episode: EpisodeConfig = field(default_factory=EpisodeConfig)
+    backend: BackendConfig = field(default_factory=BackendConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0
+    experiment: str = "benchmark"
+
+    def __post_init__(self) -> None:
+        conform(self, "")
+        _at_least("seed", self.seed, 0)
+        if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.experiment) or not self.experiment.strip("."):
+            raise ConfigError(
+                f"experiment={self.experiment!r}: it names a folder; use letters, digits, _, - and ."
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
+        """Builds the configuration from nested dictionaries, as YAML gives them.
+
+        Args:
+            values: section to its keys; what is left out has its default. The section `learner` has
+                `name`, `_target_`, optionally `search`, and the arguments of the class.
+
+        Raises:
+            ConfigError: for an unknown key, naming it and the nearest known one, or a value that
+                cannot be.
+        """
+        _known(values, cls, "")
+        hints = get_type_hints(cls)
+        built: dict[str, Any] = {}
+        for key, value in values.items():
+            kind = hints[key]
+            if not is_dataclass(kind):
+                built[key] = value
+                continue
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{key}={value!r}: a section of keys is needed")
+            if kind is LearnerConfig:
+                built[key] = LearnerConfig.from_dict(value)
+            else:
+                _known(value, kind, f"{key}.")
+                built[key] = kind(**value)
+        if "learner" not in built:
+            raise ConfigError("no learner; choose one, as in learner=ease")
+        return cls(**built)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The inverse of `from_dict`: plain dictionaries, lists, numbers and strings."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+
+    def hash(self, data_checksum: str, feature_key: str) -> str:
+        """What names the run: everything that decides its result.
+
+        Args:
+            data_checksum: of the data set as loaded and filtered.
+            feature_key: of the features; "" if the learner needs none.
+
+        Returns:
+            SHA-256 in hexadecimal over this configuration without `experiment` and
+            `learner.search`, the checksum and the key.
+        """
+        content = self.to_dict()
+        del content["experiment"], content["learner"]["search"]
+        content |= {"data_checksum": data_checksum, "feature_key": feature_key}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _at_least(key: str, value: int, least: int) -> None:
+    if value < least:
+        raise ConfigError(f"{key}={value} must be at least {least}")
+
+
+def _known(values: Mapping[str, Any], kind: type, section: str) -> None:
+    names = [item.name for item in fields(kind)]
+    for key in values:
+        if key not in names:
+            raise ConfigError(
+                f"unknown configuration key {section + str(key)!r}{did_you_mean(str(key), names)}"
+            )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, LearnerConfig):
+        return _plain(value.to_dict())
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

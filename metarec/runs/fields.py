@@ -1,0 +1,101 @@
+"""Checks that the fields of a configuration have the types that they say."""
+
+from __future__ import annotations
+
+import math
+import types
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from metarec.errors import ConfigError, did_you_mean
+
+
+def conform(instance: Any, section: str) -> None:
+    """Turns the fields of a frozen dataclass into the types that they are annotated with.
+
+    Lists become tuples and whole numbers floats where that is what is needed; nothing else changes.
+
+    Args:
+        instance: in its `__post_init__`.
+        section: where it stands in the configuration, for messages.
+
+    Raises:
+        ConfigError: naming the key, the value and what is needed.
+    """
+    hints = get_type_hints(type(instance))
+    for item in fields(instance):
+        key = f"{section}.{item.name}" if section else item.name
+        value = _cast(getattr(instance, item.name), hints[item.name], key)
+        object.__setattr__(instance, item.name, value)
+
+
+class _Unfit(Exception):
+    """A value that is not of a type."""
+
+
+def _cast(value: Any, hint: Any, key: str) -> Any:
+    if get_origin(hint) is Literal and isinstance(value, str) and value not in get_args(hint):
+        raise ConfigError(f"{key}={value!r} is unknown{did_you_mean(value, get_args(hint))}")
+    try:
+        return _fit(value, hint, key)
+    except _Unfit:
+        raise ConfigError(f"{key}={value!r}: {_describe(hint)} is needed") from None
+
+
+def _fit(value: Any, hint: Any, key: str) -> Any:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _fit(value, option, key)
+            except _Unfit:
+                continue
+        raise _Unfit
+    if origin is Literal:
+        if value in arguments:
+            return value
+        raise _Unfit
+    if origin is tuple:
+        return _tuple(value, arguments, key)
+    if origin is not None and issubclass(origin, Mapping):
+        if isinstance(value, Mapping):
+            return {str(name): item for name, item in value.items()}
+        raise _Unfit
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if math.isfinite(value):
+            return float(value)
+        raise _Unfit
+    if hint is int and isinstance(value, bool):
+        raise _Unfit
+    if isinstance(value, hint):
+        return value
+    raise _Unfit
+
+
+def _tuple(value: Any, arguments: tuple[Any, ...], key: str) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _Unfit
+    if len(arguments) == 2 and arguments[1] is Ellipsis:
+        return tuple(_cast(item, arguments[0], key) for item in value)
+    if len(value) != len(arguments):
+        raise _Unfit
+    return tuple(_fit(item, option, key) for item, option in zip(value, arguments, strict=True))
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(_describe(option) for option in arguments)
+    if origin is Literal:
+        return "one of " + ", ".join(map(str, arguments))
+    if origin is tuple and arguments[-1] is Ellipsis:
+        return f"a list of {_describe(arguments[0]).removeprefix('a ').removeprefix('an ')}s"
+    if origin is tuple:
+        return f"a list of {len(arguments)} numbers"
+    if origin is not None:
+        return "a mapping"
+    names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
+    return names.get(hint, "null" if hint is type(None) else f"a {hint.__name__}")

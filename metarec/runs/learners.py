@@ -1,0 +1,90 @@
+"""From `learner.target` to a learner: the class is imported and its arguments are checked."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from typing import Any, cast
+
+from metarec.errors import ConfigError, did_you_mean
+from metarec.learner import Learner
+from metarec.runs.config import RunConfig
+
+
+def learner_class(config: RunConfig) -> type[Learner]:
+    """Imports the class of a run's learner.
+
+    Args:
+        config: whose `learner.target` is `module.Class` or `module:Class`.
+
+    Raises:
+        ConfigError: if there is no such module or class, or the backend does not have the learner.
+    """
+    target = config.learner.target
+    module_name, _, name = target.replace(":", ".").rpartition(".")
+    if not _importable(module_name):
+        if config.backend.name == "jax" and module_name.startswith("metarec.jax"):
+            raise ConfigError(
+                f"backend=jax: there is no learner {config.learner.name!r} in JAX yet; choose "
+                "backend=torch"
+            )
+        raise ConfigError(f"learner._target_={target!r}: there is no module {module_name!r}")
+    module = importlib.import_module(module_name)
+    found = getattr(module, name, None)
+    if not inspect.isclass(found):
+        classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
+        raise ConfigError(
+            f"learner._target_={target!r}: {module_name} has no class {name!r}"
+            f"{did_you_mean(name, classes)}"
+        )
+    return cast("type[Learner]", found)
+
+
+def build_learner(config: RunConfig) -> Learner:
+    """Makes the learner of a run.
+
+    An argument `device` that is not given is `backend.device`; lists become tuples.
+
+    Raises:
+        ConfigError: if the class does not take an argument, naming the nearest that it takes.
+    """
+    kind = learner_class(config)
+    arguments = dict(config.learner.arguments)
+    known = _parameters(kind)
+    for section, names in (("learner", arguments), ("learner.search", config.learner.search)):
+        for argument in names:
+            if argument not in known:
+                raise ConfigError(
+                    f"{section}.{argument}: {kind.__name__} has no argument {argument!r}"
+                    f"{did_you_mean(argument, known)}"
+                )
+    if "device" in known:
+        arguments.setdefault("device", config.backend.device)
+    return kind(**{name: _tuples(value) for name, value in arguments.items()})
+
+
+def serves(config: RunConfig) -> bool:
+    """Whether the learner takes the kind of task and the feedback of the run."""
+    kind = learner_class(config)
+    return config.episode.task in kind.serves and config.episode.feedback in kind.accepts
+
+
+def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(kind).parameters
+
+
+def _importable(module: str) -> bool:
+    # the module itself may fail to import for want of another, which is another error
+    try:
+        return bool(module) and importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+    except ValueError:
+        # made at run time, as in a notebook: already imported, without a spec
+        return True
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value

@@ -1,0 +1,209 @@
+"""What a run learns from and is judged on: data set, split, texts, features, meta-training episodes.
+
+What runs have in common is made once a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from metarec.data import Dataset, load_dataset
+from metarec.episodes import EpisodeSampler, labels_of
+from metarec.errors import TextError
+from metarec.features import Features, build_features
+from metarec.learner import MetaParameters, Training
+from metarec.runs.config import DataConfig, RunConfig, TextConfig
+from metarec.runs.resume import Checkpointer
+from metarec.splits import Split
+from metarec.text import FeatureStore, Template, TextEncoder, default_template
+
+
+@dataclass(frozen=True, eq=False)
+class Materials:
+    """What a run works on.
+
+    Args:
+        split: of the data set.
+        texts: text of each item; "" where there is none.
+        data_checksum: of the data set after the k-core filter.
+        features: of candidates and tasks, None if the learner needs none.
+        feature_key: covers the checkpoint, the settings of the encoder and every text; "" without
+            features.
+    """
+
+    split: Split
+    texts: tuple[str, ...]
+    data_checksum: str
+    features: Features | None
+    feature_key: str
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data set."""
+        return self.split.dataset
+
+
+def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> Materials:
+    """Loads, filters, splits, renders and, if needed, encodes.
+
+    Args:
+        config: of the run.
+        needs_features: whether the learner needs text features.
+        progress: whether to show a progress bar while texts are encoded.
+
+    Returns:
+        The materials, shared with other runs of this process.
+    """
+    data_key = _key(config.data, *_stamps(config.data))
+    dataset, checksum = _once("data", data_key, lambda: _load(config.data))
+    split_key = _key(data_key, config.split)
+    split = _once("split", split_key, lambda: _split(config, dataset))
+    text_key = _key(data_key, config.text.template)
+    texts = _once("texts", text_key, lambda: _render(config.text, dataset))
+    if not needs_features:
+        return Materials(split, texts, checksum, None, "")
+    if not any(texts):
+        raise TextError(
+            f"data set {dataset.name!r} has no item text, which learner {config.learner.name!r} "
+            "needs; give a table of items with text (data.options.items), or choose a learner that "
+            "needs none"
+        )
+    encode_key = _key(text_key, config.text, config.backend.device)
+    vectors, feature_key = _once("vectors", encode_key, lambda: _encode(config, texts, progress))
+    episode = config.episode
+    features_key = _key(split_key, encode_key, episode.task, episode.feedback, episode.threshold)
+    features = _once(
+        "features",
+        features_key,
+        lambda: build_features(split, vectors, episode.task, episode.feedback, episode.threshold),
+    )
+    return Materials(split, texts, checksum, features, feature_key)
+
+
+def training_of(
+    config: RunConfig,
+    materials: Materials,
+    validate: Callable[[MetaParameters], float] | None,
+    checkpointer: Checkpointer | None,
+    progress: bool,
+) -> Training:
+    """What the learner of a run may see when it fits."""
+    episode, split, data = config.episode, materials.split, materials.dataset
+    rows = split.rows("train")
+    sides = (data.users[rows], data.items[rows])
+    sizes = (data.n_users, data.n_items)
+    tasks, candidates = sides if episode.task == "user" else sides[::-1]
+    n_tasks, n_candidates = sizes if episode.task == "user" else sizes[::-1]
+    sampler = EpisodeSampler(
+        split,
+        task=episode.task,
+        k_shot=episode.train_k_shot,
+        query_size=episode.query_size,
+        task_batch=episode.task_batch,
+        feedback=episode.feedback,
+        threshold=episode.threshold,
+        negatives=episode.negatives,
+        seed=config.seed,
+    )
+    return Training(
+        kind=episode.task,
+        feedback=episode.feedback,
+        tasks=tasks,
+        candidates=candidates,
+        labels=labels_of(data.ratings[rows], episode.feedback, episode.threshold),
+        n_tasks=n_tasks,
+        n_candidates=n_candidates,
+        known=sampler.known,
+        texts=materials.texts,
+        features=materials.features,
+        sampler=sampler,
+        validate=validate,
+        checkpointer=checkpointer,
+        seed=config.seed,
+        progress=progress,
+    )
+
+
+def make_encoder(config: TextConfig, device: str) -> TextEncoder:
+    """The encoder of a configuration; its weights are loaded when a text is new to the store."""
+    from metarec.torch.encoder import BertEncoder
+
+    return BertEncoder(
+        config.checkpoint,
+        pooling=config.pooling,
+        max_length=config.max_length,
+        normalise=config.normalise,
+        device=device,
+        download=config.download,
+    )
+
+
+def _load(config: DataConfig) -> tuple[Dataset, str]:
+    options = {name: value for name, value in config.options.items() if value is not None}
+    dataset = load_dataset(config.name, config.folder, **options)
+    if max(config.min_user_interactions, config.min_item_interactions) > 1:
+        dataset = dataset.k_core(config.min_user_interactions, config.min_item_interactions)
+    return dataset, dataset.checksum()
+
+
+def _split(config: RunConfig, dataset: Dataset) -> Split:
+    split = config.split
+    if split.method == "time":
+        return Split.by_time(dataset, split.validation_from, split.test_from)
+    return Split.by_seed(dataset, split.seed, split.users, split.items, split.warm_holdout)
+
+
+def _render(config: TextConfig, dataset: Dataset) -> tuple[str, ...]:
+    template = default_template(dataset) if config.template is None else Template(config.template)
+    if template is None:
+        return ("",) * dataset.n_items
+    return template.render(dataset.item_text).texts
+
+
+def _encode(
+    config: RunConfig, texts: tuple[str, ...], progress: bool
+) -> tuple[Float32[np.ndarray, "items d"], str]:
+    encoder = make_encoder(config.text, config.backend.device)
+    vectors = FeatureStore().features(texts, encoder, progress=progress)
+    digest = hashlib.sha256(json.dumps([encoder.feature_key, *texts]).encode())
+    return vectors, digest.hexdigest()
+
+
+_KEPT = 3
+_made: dict[str, dict[str, Any]] = {}
+
+
+def _once(kind: str, key: str, make: Callable[[], Any]) -> Any:
+    """What was made for this key before, or now; the latest few of a kind are kept."""
+    kept = _made.setdefault(kind, {})
+    value = kept.pop(key) if key in kept else make()
+    kept[key] = value
+    while len(kept) > _KEPT:
+        del kept[next(iter(kept))]
+    return value
+
+
+def _key(*parts: Any) -> str:
+    return "\n".join(map(repr, parts))
+
+
+def _stamps(config: DataConfig) -> list[tuple[str, int, int]]:
+    """Sizes and times of the files that a configuration names: a changed file is read again."""
+    named = [config.folder, *config.options.values()]
+    stamps = []
+    for path in (Path(value) for value in named if isinstance(value, str) and value):
+        try:
+            files = sorted(path.iterdir()) if path.is_dir() else [path]
+            found = [(file, file.stat()) for file in files if file.is_file()]
+        except OSError:
+            continue
+        stamps += [(str(file), stat.st_size, stat.st_mtime_ns) for file, stat in found]
+    return stamps
