@@ -172,8 +172,8 @@ class EpisodeSampler:
         task_batch: T, episodes of a batch.
         feedback: `rating`, `binary` or `implicit`.
         threshold: lowest rating that counts as positive in binary feedback.
-        negatives: share of the queries that are sampled uniformly from the known candidates that the
-            task has no interaction with, with label 0. Must be 0 for rating feedback.
+        negatives: share of the queries that are sampled uniformly from the known candidates that
+            the task has no interaction with, with label 0. Must be 0 for rating feedback.
         seed: seed of the episodes.
 
     Raises:
@@ -194,9 +194,7 @@ class EpisodeSampler:
     ) -> None:
         self.least, self.most = (k_shot, k_shot) if isinstance(k_shot, int) else k_shot
         if not 0 <= self.least <= self.most:
-            raise EpisodeError(
-                f"episode.k_shot={k_shot}: 0 <= least <= most shots is needed"
-            )
+            raise EpisodeError(f"episode.k_shot={k_shot}: 0 <= least <= most shots is needed")
         if query_size < 1 or task_batch < 1:
             raise EpisodeError(
                 f"episode.query_size={query_size} and episode.task_batch={task_batch} must be at "
@@ -359,11 +357,11 @@ def evaluation_episodes(
 ) -> EvaluationEpisodes:
     """Draws one episode for each validation or test task of a regime.
 
-    The support is always drawn from the task's warm interactions: for a known user from `train`, for
-    a new one from its `user_cold` interactions. Each task's interactions are put in an order of their
-    own; the first `k_shot` are the support, and the first `reserve` are kept out of query and
-    candidates, so that episodes with the same reserve have nested supports, the same tasks and the
-    same queries: the curve over K. Of a known user, all train interactions are kept out of the
+    The support is always drawn from the task's warm interactions: for a known user from `train`,
+    for a new one from its `user_cold` interactions. Each task's interactions are put in an order
+    of their own; the first `k_shot` are the support, and the first `reserve` are kept out of query
+    and candidates, so that episodes with the same reserve have nested supports, the same tasks and
+    the same queries: the curve over K. Of a known user, all train interactions are kept out of the
     candidates (and in the test part those held out for validation too).
 
     In item tasks (`regime="item_cold"` only) the known users are ranked for a new item.
@@ -394,7 +392,9 @@ def evaluation_episodes(
         )
     reserve = k_shot if reserve is None else reserve
     if not 0 <= k_shot <= reserve:
-        raise EpisodeError(f"k_shot={k_shot} and reserve={reserve}: 0 <= k_shot <= reserve is needed")
+        raise EpisodeError(
+            f"k_shot={k_shot} and reserve={reserve}: 0 <= k_shot <= reserve is needed"
+        )
     _check_feedback(split, feedback)
     data = split.dataset
     by_task = data.users if task == "user" else data.items
@@ -463,9 +463,7 @@ def evaluation_episodes(
         if part == "test":
             excluded_rows.append(split.rows("validation", "warm"))
     excluded = np.concatenate(excluded_rows)
-    excluded = excluded[
-        (number[by_task[excluded]] >= 0) & (position[by_candidate[excluded]] >= 0)
-    ]
+    excluded = excluded[(number[by_task[excluded]] >= 0) & (position[by_candidate[excluded]] >= 0)]
 
     query_rows = query_rows[number[by_task[query_rows]] >= 0]
     query_rows = query_rows[np.argsort(position[by_candidate[query_rows]], kind="stable")]
@@ -487,16 +485,12 @@ def evaluation_episodes(
         ),
         query=Ragged.group(query_task, position[by_candidate[query_rows]], len(tasks)),
         query_ratings=Ragged.group(query_task, ratings, len(tasks)),
-        query_labels=Ragged.group(
-            query_task, labels_of(ratings, relevance, threshold), len(tasks)
-        ),
+        query_labels=Ragged.group(query_task, labels_of(ratings, relevance, threshold), len(tasks)),
         left_out={reason: count for reason, count in left_out.items() if count},
     )
 
 
-def _candidates(
-    split: Split, part: Part, regime: str, task: TaskKind
-) -> Int32[np.ndarray, " c"]:
+def _candidates(split: Split, part: Part, regime: str, task: TaskKind) -> Int32[np.ndarray, " c"]:
     if task == "item":
         return split.users_of("warm")
     return split.items_of(part if regime in ("item_cold", "both_cold") else "warm")

@@ -1,4 +1,4 @@
-"""What learners know of candidates and tasks besides interactions: text features and user profiles."""
+"""What learners know of candidates and tasks besides interactions: texts and user profiles."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from metarec.splits import Split
 class Features:
     """Vectors of candidates and of tasks, in one space.
 
-    In user tasks a candidate is an item and its vector the text feature. In item tasks a candidate is
-    a known user, whose vector is the label-weighted mean of the text features of its meta-train
+    In user tasks a candidate is an item and its vector the text feature. In item tasks a candidate
+    is a known user, whose vector is the label-weighted mean of the text features of its meta-train
     items, and a task is an item with its text feature.
 
     Args:
@@ -59,7 +59,8 @@ class Features:
         vectors = self.candidates[candidates]
         if self.tasks is None or self.weight_sum is None or tasks is None:
             return vectors
-        assert labels is not None and observed is not None
+        assert labels is not None
+        assert observed is not None
         weight = np.where(observed, labels, 0).astype(np.float32)
         total = self.weight_sum[candidates]
         rest = total - weight

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float32, Int32
 
 from metarec.episodes import EpisodeBatch
 from metarec.features import Features
-from metarec.learner import Feedback, MetaParameters, Support, Training
+from metarec.learner import Feedback, MetaParameters, Support, Training, require_features
 
 Vectors = Float32[np.ndarray, "tasks n d"]
 Contexts = Float32[np.ndarray, "tasks n channels d"]
@@ -50,10 +50,10 @@ class Inputs:
 
     A vector is the candidate's feature, standardised over the known candidates; in item tasks the
     standardised log number of the user's meta-train interactions stands beside it. The context has
-    one channel in user tasks, `sum_k w_k x_k / (n + 1)` over the n shots, with w = 2y - 1 for binary
-    labels, the standardised rating for ratings and 1 for implicit feedback: shrunk towards nothing
-    where there are few shots, and 0 at K=0. When a shot is scored, it is left out of its own
-    context. Item tasks have a second channel, the standardised text feature of the new item.
+    one channel in user tasks, `sum_k w_k x_k / (n + 1)` over the n shots, with w = 2y - 1 for
+    binary labels, the standardised rating for ratings and 1 for implicit feedback: shrunk towards
+    nothing where there are few shots, and 0 at K=0. When a shot is scored, it is left out of its
+    own context. Item tasks have a second channel, the standardised text feature of the new item.
 
     Ratings are standardised too; `to_rating` takes scores back.
 
@@ -69,9 +69,12 @@ class Inputs:
 
     @classmethod
     def fit(cls, training: Training) -> Inputs:
-        """Fits the statistics on the known candidates and the labels of meta-train."""
-        assert training.features is not None
-        features = training.features
+        """Fits the statistics on the known candidates and the labels of meta-train.
+
+        Raises:
+            LearnerError: if the training has no features.
+        """
+        features = require_features("a scorer", training)
         known = features.candidates[training.known]
         counts = np.log1p(np.bincount(training.candidates, minlength=training.n_candidates))
         counts = counts.astype(np.float32)

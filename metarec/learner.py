@@ -1,7 +1,7 @@
-"""The contract that every learner keeps: fit on meta-train, adapt to a support set, score candidates.
+"""The contract of every learner: fit on meta-train, adapt to a support set, score candidates.
 
-A learner is written over *tasks* and *candidates*, so that one piece of code serves user tasks (a new
-user; candidates are items) and item tasks (a new item; candidates are users).
+A learner is written over *tasks* and *candidates*, so that one piece of code serves user tasks (a
+new user; candidates are items) and item tasks (a new item; candidates are users).
 """
 
 from __future__ import annotations
@@ -33,11 +33,12 @@ class Support:
     """The labelled shots of T tasks, padded to K.
 
     Args:
-        candidates: [T, K] index of each shot's candidate (item of a user task, user of an item task).
+        candidates: [T, K] index of each shot's candidate (item of a user task, user of an item
+            task).
         labels: [T, K] rating, or 1 and 0 for binary and implicit feedback.
         mask: [T, K] true where there is a shot; what stands elsewhere must not matter.
-        tasks: [T] index of the new item in item tasks, whose text is known. None in user tasks: what
-            is known of a user is the support set and nothing else.
+        tasks: [T] index of the new item in item tasks, whose text is known. None in user tasks:
+            what is known of a user is the support set and nothing else.
     """
 
     candidates: Int32[np.ndarray, "tasks k"]
@@ -108,8 +109,8 @@ class Learner(Protocol):
 
     `fit` looks at meta-train only and returns meta-parameters. `adapt` and `score` are pure: they
     change neither the meta-parameters nor the learner, padded shots do not matter, and no task
-    depends on another or on the order of tasks. The learner may keep, from `fit`, references to side
-    information (features, text) but nothing learned: that lives in the meta-parameters.
+    depends on another or on the order of tasks. The learner may keep, from `fit`, references to
+    side information (features, text) but nothing learned: that lives in the meta-parameters.
 
     Attributes:
         serves: the kinds of task it takes.
@@ -155,3 +156,13 @@ def check_served(learner: Learner, kind: TaskKind, feedback: Feedback) -> None:
             f"{name} takes {', '.join(sorted(learner.accepts))} feedback, not {feedback}; choose "
             f"episode.feedback={sorted(learner.accepts)[0]} or another learner"
         )
+
+
+def require_features(learner: str, training: Training) -> Features:
+    """Returns the features of candidates and tasks; raises LearnerError where there are none."""
+    if training.features is None:
+        raise LearnerError(
+            f"{learner} needs text features: give Training.features "
+            "(metarec.features.build_features)"
+        )
+    return training.features

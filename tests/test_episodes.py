@@ -27,7 +27,9 @@ def train_pairs(split: Split, kind: TaskKind) -> dict[tuple[int, int], float]:
     sides = split.dataset.users[rows], split.dataset.items[rows]
     tasks, candidates = sides if kind == "user" else sides[::-1]
     ratings = split.dataset.ratings[rows]
-    return dict(zip(zip(tasks.tolist(), candidates.tolist(), strict=True), ratings.tolist(), strict=True))
+    return dict(
+        zip(zip(tasks.tolist(), candidates.tolist(), strict=True), ratings.tolist(), strict=True)
+    )
 
 
 @given(
@@ -67,7 +69,10 @@ def test_an_episode_keeps_its_promises(
         for candidate, label in zip(support, batch.support.labels[t, mask], strict=True):
             assert label == (pairs[task, candidate] >= 4)
         for candidate, label, observed in zip(
-            query, batch.query_labels[t, query_mask], batch.query_observed[t, query_mask], strict=True
+            query,
+            batch.query_labels[t, query_mask],
+            batch.query_observed[t, query_mask],
+            strict=True,
         ):
             assert ((task, candidate) in pairs) == observed
             assert label == (observed and pairs[task, candidate] >= 4)
@@ -133,14 +138,18 @@ def test_implicit_feedback_has_only_ones_in_the_support_and_negatives_in_the_que
     assert (batch.support.labels[batch.support.mask] == 1).all()
     assert (batch.query_labels == batch.query_observed).all()
     assert (~batch.query_observed & batch.query_mask).any()
-    test = evaluation_episodes(split, "test", "user_cold", feedback="implicit", threshold=None, k_shot=3)
+    test = evaluation_episodes(
+        split, "test", "user_cold", feedback="implicit", threshold=None, k_shot=3
+    )
     assert (test.query_labels.values == 1).all(), "a negative was sampled for testing"
     with pytest.raises(EpisodeError, match=r"episode\.feedback=implicit"):
         EpisodeSampler(split, feedback="binary")
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-@pytest.mark.parametrize(("kind", "regime"), [*(("user", r) for r in REGIMES), ("item", "item_cold")])
+@pytest.mark.parametrize(
+    ("kind", "regime"), [*(("user", r) for r in REGIMES), ("item", "item_cold")]
+)
 def test_evaluation_episodes_hold_what_their_regime_says(
     split: Split, part: str, kind: TaskKind, regime: str
 ) -> None:
@@ -157,7 +166,11 @@ def test_evaluation_episodes_hold_what_their_regime_says(
     pairs = {
         (u, i) if kind == "user" else (i, u): (rating, p)
         for u, i, rating, p in zip(
-            data.users.tolist(), data.items.tolist(), data.ratings.tolist(), split.part.tolist(), strict=True
+            data.users.tolist(),
+            data.items.tolist(),
+            data.ratings.tolist(),
+            split.part.tolist(),
+            strict=True,
         )
     }
     for t, task in enumerate(episodes.tasks.tolist()):
@@ -216,7 +229,12 @@ def test_orders_depend_on_the_seed_and_may_follow_time(split: Split) -> None:
     by_time = evaluation_episodes(split, "test", "user_cold", k_shot=3, order="time")
     data = split.dataset
     assert data.times is not None
-    when = {(u, i): t for u, i, t in zip(data.users.tolist(), data.items.tolist(), data.times.tolist(), strict=True)}
+    when = {
+        (u, i): t
+        for u, i, t in zip(
+            data.users.tolist(), data.items.tolist(), data.times.tolist(), strict=True
+        )
+    }
     for t, user in enumerate(by_time.tasks.tolist()):
         latest = max(when[user, i] for i in by_time.support.candidates[t].tolist())
         assert all(latest <= when[user, i] for i in by_time.candidates[by_time.query[t]].tolist())

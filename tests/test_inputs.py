@@ -40,8 +40,12 @@ def test_a_profile_is_the_weighted_mean_of_the_texts_of_meta_train(tiny_dataset:
         own = rows[tiny_dataset.users[rows] == user]
         weights, items = tiny_dataset.ratings[own], tiny_dataset.items[own]
         expected = (weights[:, None] * text[items]).sum(axis=0) / weights.sum()
-        np.testing.assert_allclose(training.features.candidates[user], expected, rtol=1e-5, atol=1e-6)
-    assert (training.features.candidates[split.users_of("test")] == 0).all(), "a new user has a profile"
+        np.testing.assert_allclose(
+            training.features.candidates[user], expected, rtol=1e-5, atol=1e-6
+        )
+    assert (training.features.candidates[split.users_of("test")] == 0).all(), (
+        "a new user has a profile"
+    )
 
 
 def test_in_training_the_item_of_a_task_is_left_out_of_the_profiles(tiny_dataset: Dataset) -> None:

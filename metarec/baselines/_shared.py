@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64
 from scipy.sparse import csr_array
 
-from metarec.errors import ConfigError, LearnerError, did_you_mean
-from metarec.features import Features
+from metarec.errors import ConfigError, did_you_mean
 from metarec.learner import MetaParameters, Support, Training
 
 BOTH = frozenset({"user", "item"})
@@ -32,13 +31,6 @@ def require_choice(learner: str, name: str, value: str, known: tuple[str, ...]) 
     """Raises ConfigError unless a hyperparameter is one of the known names."""
     if value not in known:
         raise ConfigError(f"{learner}: {name}={value!r} is unknown{did_you_mean(value, known)}")
-
-
-def require_features(learner: str, training: Training) -> Features:
-    """Returns the features of candidates and tasks; raises LearnerError where there are none."""
-    if training.features is None:
-        raise LearnerError(f"{learner} needs text features: give Training.features (text=...)")
-    return training.features
 
 
 def clean(support: Support) -> Support:

@@ -16,12 +16,11 @@ from metarec.baselines._shared import (
     fit_weights,
     require,
     require_choice,
-    require_features,
     unit_rows,
     weigh,
 )
 from metarec.features import Features
-from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, require_features
 
 
 @dataclass(kw_only=True)

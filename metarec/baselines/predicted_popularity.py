@@ -15,10 +15,9 @@ from metarec.baselines._shared import (
     popularity,
     require,
     require_choice,
-    require_features,
 )
 from metarec.features import Features
-from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, require_features
 
 
 @dataclass(kw_only=True)

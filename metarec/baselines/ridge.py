@@ -15,12 +15,11 @@ from metarec.baselines._shared import (
     popularity,
     require,
     require_choice,
-    require_features,
     shrunk_means,
 )
 from metarec.baselines.item_mean import task_bias
 from metarec.features import Features
-from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, require_features
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,9 @@ def _ratings(
     values = _numbers(series)
     rows.reject(series.isna().to_numpy(dtype=bool), column, "missing rating")
     rows.reject(np.isnan(values), column, "rating is not a number")
-    rows.reject(np.isinf(values), column, "rating is infinite")
+    # Beyond the range of float32 a rating would become infinite.
+    beyond = np.abs(values) > np.finfo(np.float32).max
+    rows.reject(beyond, column, "rating is infinite")
     if scale is not None:
         low, high = scale
         outside = (values < low) | (values > high)

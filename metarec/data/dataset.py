@@ -73,7 +73,8 @@ class Dataset:
         times: [n] seconds since 1970 in UTC, or None where the source has none.
         user_ids: [n_users] the source's own id of each user, as text.
         item_ids: [n_items] the source's own id of each item, as text.
-        item_text: one row an item in the order of the index, a column a field; missing text is None.
+        item_text: one row an item in the order of the index, a column a field; missing text is
+            None.
         user_text: likewise for users, or None.
         feedback: whether `ratings` are ratings or implicit.
         rating_scale: lowest and highest possible rating, None for implicit feedback.
@@ -194,8 +195,10 @@ class Dataset:
             )
         kept_users, users = np.unique(self.users[mask], return_inverse=True)
         kept_items, items = np.unique(self.items[mask], return_inverse=True)
-        report = report.note(f"users without interaction ({reason})", self.n_users - len(kept_users))
-        report = report.note(f"items without interaction ({reason})", self.n_items - len(kept_items))
+        report = report.note(f"users without interaction ({reason})", self.n_users -
+        len(kept_users))
+        report = report.note(f"items without interaction ({reason})", self.n_items
+        - len(kept_items))
         return replace(
             self,
             users=users.astype(np.int32),

@@ -225,7 +225,7 @@ def _rates(
             f"conversion_rate{suffix}": conversion_rate(
                 shown, log.clicked, log.converted, log.rows, n_tasks, per
             ),
-            f"logged{suffix}": np.bincount(log.rows, shown, n_tasks),
+            f"logged{suffix}": np.bincount(log.rows, shown, n_tasks).astype(np.float64),
         }
     )
 

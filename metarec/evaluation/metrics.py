@@ -127,7 +127,7 @@ class Rankings:
             size=n[task],
             block_relevant=relevant[task],
             relevant_above=none_above,
-            block_gain=np.bincount(owner, gains, len(n))[task],
+            block_gain=_sums(owner, gains, len(n))[task],
         )
 
     @classmethod
@@ -246,7 +246,7 @@ class SortedScores:
             size=size[start],
             block_relevant=np.diff(start, append=len(rows)).astype(np.int64),
             relevant_above=start - offsets[task],
-            block_gain=np.bincount(np.cumsum(first) - 1, gain[order], len(start)),
+            block_gain=_sums(np.cumsum(first) - 1, gain[order], len(start)),
         )
 
     def top(
@@ -480,7 +480,7 @@ def ndcg(rankings: Rankings, k: int | None) -> Float64[np.ndarray, " tasks"]:
     place = np.arange(len(owner)) - start[owner]
     high = np.minimum(place + 1, cutoff[owner])
     low = np.minimum(place, cutoff[owner])
-    ideal = np.bincount(owner, rankings.gains * (discount[high] - discount[low]), len(rankings))
+    ideal = _sums(owner, rankings.gains * (discount[high] - discount[low]), len(rankings))
     return _unit(dcg / np.where(ideal > 0, ideal, np.nan))
 
 
@@ -781,7 +781,7 @@ def _check_finite(
 def _per_task(
     rankings: Rankings, block_values: Shaped[np.ndarray, " blocks"]
 ) -> Float64[np.ndarray, " tasks"]:
-    total = np.bincount(rankings.task, block_values, len(rankings))
+    total = _sums(rankings.task, block_values, len(rankings))
     return np.where(rankings.relevant > 0, total, np.nan)
 
 
@@ -825,5 +825,13 @@ def _ratio(
     rows: Integer[np.ndarray, " n"],
     n_tasks: int,
 ) -> Float64[np.ndarray, " tasks"]:
-    below = np.bincount(rows, denominator, n_tasks)
-    return np.bincount(rows, numerator, n_tasks) / np.where(below > 0, below, np.nan)
+    below = _sums(rows, denominator, n_tasks)
+    return _sums(rows, numerator, n_tasks) / np.where(below > 0, below, np.nan)
+
+
+def _sums(
+    index: Integer[np.ndarray, " n"], values: Shaped[np.ndarray, " n"], size: int
+) -> Float64[np.ndarray, " size"]:
+    # Each sum runs in the order of its values, whatever stands between them. Of no values, bincount
+    # makes integers.
+    return np.bincount(index, values, size).astype(np.float64, copy=False)

@@ -60,6 +60,8 @@ def build_report(
         shown = [table for table in report.tables if table.name == "main"] or report.tables[:1]
         for table in shown:
             console.print(table.to_rich(console.width))
+        if report.failed:
+            console.print(f"left out, since they failed: {report.failed} runs", style="bold red")
         for path in written:
             console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     return written

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 _EPISODE = ["seed", "evaluation", "part", "regime", "k_shot", "task"]
 _COUNTS = ["n_candidates", "n_relevant", "n_query"]
+_FOLDERS = re.compile(r"(?<![\w.:/\\])(?:[A-Za-z]:)?(?:[/\\][^\s/\\'\":;,]+)+[/\\]")
 _NEEDED = ["task", "part", "regime", "k_shot", *_COUNTS]
 
 
@@ -57,16 +60,16 @@ class Results:
             Columns `learner`, `task`, `seed`, `value`, as `metarec.evaluation.significance` takes
             them, and the counts `n_candidates`, `n_relevant`, `n_query`; empty if there is nothing.
         """
-        frame = self.per_task
-        here = frame[
-            (frame["part"] == part)
-            & (frame["regime"] == regime)
-            & (frame["k_shot"] == k_shot)
-            & (frame["evaluation"] == evaluation)
-        ]
+        here = self._episodes.get((evaluation, part, regime, k_shot))
+        if here is None:
+            return pd.DataFrame(columns=["learner", "task", "seed", *_COUNTS, "value"])
         chosen = here[["learner", "task", "seed", *_COUNTS]].copy()
         chosen["value"] = here[column] if column in here.columns else np.nan
         return chosen.reset_index(drop=True)
+
+    @cached_property
+    def _episodes(self) -> dict[Any, pd.DataFrame]:
+        return dict(iter(self.per_task.groupby(["evaluation", "part", "regime", "k_shot"])))
 
 
 def finished_records(records: Sequence[Record], allow_mixed_versions: bool) -> list[Record]:
@@ -77,10 +80,9 @@ def finished_records(records: Sequence[Record], allow_mixed_versions: bool) -> l
     Raises:
         RunError: if none is left, or they are of different versions and that is not allowed.
     """
-    tested = [record for record in records if "test" in record.config.evaluation.parts]
-    finished = [record for record in tested if record.status == "finished"]
+    finished = [r for r in records if r.status == "finished" and _tests(r)]
     if not finished:
-        failed = [record for record in tested if record.status != "finished"]
+        failed = failed_records(records)
         why = f"; {len(failed)} failed: {_names(failed)}" if failed else ""
         raise RunError(
             f"no finished record to report among {len(records)}{why}; run `make paper` first, or "
@@ -94,6 +96,11 @@ def finished_records(records: Sequence[Record], allow_mixed_versions: bool) -> l
             "is skipped), or accept the mixture with --allow-mixed-versions"
         )
     return finished
+
+
+def failed_records(records: Iterable[Record]) -> list[Record]:
+    """The failed records of runs that were to measure the test part."""
+    return [record for record in records if record.status != "finished" and _tests(record)]
 
 
 def results_of(
@@ -137,7 +144,11 @@ def results_of(
 
 def run_name(record: Record) -> str:
     """The name of a record's folder."""
-    return record.path.name
+    return str(record.path.name)
+
+
+def _tests(record: Record) -> bool:
+    return "test" in record.config.evaluation.parts
 
 
 def _record_key(record: Record) -> tuple[str, int, str]:
@@ -145,12 +156,12 @@ def _record_key(record: Record) -> tuple[str, int, str]:
 
 
 def _per_task(record: Record) -> pd.DataFrame:
-    frame = record.per_task
+    frame: pd.DataFrame = record.per_task
     missing = [name for name in _NEEDED if name not in frame.columns]
     if missing:
         raise RunError(
-            f"{run_name(record)}/per_task.parquet lacks the column {missing[0]!r}; remove the run's "
-            "folder and run it again"
+            f"{run_name(record)}/per_task.parquet lacks the column {missing[0]!r}; remove the "
+            "run's folder and run it again"
         )
     frame = frame.assign(name=record.learner, seed=record.seed)
     if "evaluation" not in frame.columns:
@@ -162,8 +173,11 @@ def _per_task(record: Record) -> pd.DataFrame:
 
 
 def _check_one_setting(records: Sequence[Record], what: str) -> None:
+    settings = {run_name(record): _setting(record) for record in records}
     for key in _setting(records[0]):
-        values = _by(records, lambda record, key=key: _frozen(_setting(record)[key]))
+        values: dict[Hashable, list[Record]] = defaultdict(list)
+        for record in records:
+            values[_frozen(settings[run_name(record)][key])].append(record)
         if len(values) > 1:
             raise RunError(
                 f"{what}: the records differ in {key}: {_listed(values)}. One table holds one "
@@ -179,24 +193,25 @@ def _setting(record: Record) -> dict[str, Any]:
     setting["the data's checksum"] = checksum_of(record)
     setting |= {f"split.{name}": value for name, value in _fields(config.split).items()}
     for name in ("feedback", "threshold", "k_shot", "order"):
-        setting[f"episode.{name}"] = getattr(config.episode, name, None)
+        setting[f"episode.{name}"] = getattr(config.episode, name)
     return setting
 
 
 def checksum_of(record: Record) -> str:
     """Checksum of the data that the run read."""
-    return str(getattr(record, "data_checksum", ""))
+    return str(record.data_checksum or "")
 
 
 def commit_of(record: Record) -> str:
     """Commit of the working tree that the run was made with, `unknown` outside git."""
-    return str(getattr(record, "commit", "") or "unknown")
+    return str(record.commit or "unknown")
 
 
 def error_of(record: Record) -> str:
     """First line of what a failed run died of."""
-    text = str(getattr(record, "error", "") or "no error was recorded").strip()
-    first = text.splitlines()[0]
+    text = (record.error or "no error was recorded").strip()
+    # The folders of a machine are nobody's business; the name of a file is.
+    first = _FOLDERS.sub("", text.splitlines()[0])
     return first if len(first) <= 160 else f"{first[:157]}..."
 
 
@@ -226,6 +241,14 @@ def _check_same_episodes(frame: pd.DataFrame, what: str) -> None:
     """Every learner must have been measured, seed by seed, on the very same episodes."""
     for (seed, evaluation, part, regime, k_shot), here in frame.groupby(_EPISODE[:-1], sort=True):
         where = f"{what}, {part}/{regime}, K={k_shot}, seed {seed} ({evaluation})"
+        learners = here["learner"].nunique()
+        if len(here) % learners == 0:
+            ordered = here.sort_values(["learner", "task"])[["task", *_COUNTS]].to_numpy(np.int64)
+            side_by_side = ordered.reshape(learners, -1, ordered.shape[1])
+            tasks = side_by_side[0, :, 0]
+            if (side_by_side == side_by_side[0]).all() and (tasks[1:] > tasks[:-1]).all():
+                continue
+        # Something differs: find out what, for the message.
         first: tuple[str, pd.DataFrame] | None = None
         for learner, rows in here.groupby("learner", sort=True):
             own = rows[["task", *_COUNTS]].sort_values("task", ignore_index=True)
@@ -255,9 +278,7 @@ def _check_same_episodes(frame: pd.DataFrame, what: str) -> None:
                 )
 
 
-def _by(
-    records: Sequence[Record], key: Callable[[Record], Hashable]
-) -> dict[Any, list[Record]]:
+def _by(records: Sequence[Record], key: Callable[[Record], Hashable]) -> dict[Any, list[Record]]:
     groups: dict[Any, list[Record]] = defaultdict(list)
     for record in records:
         groups[key(record)].append(record)
@@ -272,7 +293,7 @@ def _listed(groups: Mapping[Any, Sequence[Record]], shorten: int | None = None) 
 
 
 def _names(records: Sequence[Record], at_most: int = 4) -> str:
-    names = [run_name(record) for record in records]
+    names = ["/".join(record.path.parts[-2:]) for record in records]
     more = f" and {len(names) - at_most} more" if len(names) > at_most else ""
     return ", ".join(names[:at_most]) + more
 

@@ -10,7 +10,7 @@ from metarec.errors import RunError
 
 
 def write_text(path: Path, text: str) -> Path:
-    """Writes UTF-8 text with `\\n` at the ends of lines; arguments and errors as `write_bytes`."""
+    """Writes UTF-8 text with line feeds on every system; otherwise as `write_bytes`."""
     return write_bytes(path, text.encode("utf-8"))
 
 

@@ -1,4 +1,4 @@
-"""Where the numbers of a table come from: data, code and command, without a path of this machine."""
+"""Where the numbers of a table come from: data, code and command, but no path of a machine."""
 
 from __future__ import annotations
 

@@ -19,8 +19,8 @@ def replace_table(readme: Path, table_markdown: str) -> None:
     for marker in (BEGIN, END):
         if text.count(marker) != 1:
             raise RunError(
-                f"{readme} has the marker {marker!r} {text.count(marker)} times; it must stand there "
-                "once, on a line of its own, where the table is to begin and end"
+                f"{readme} has the marker {marker!r} {text.count(marker)} times; it must stand "
+                "there once, on a line of its own, where the table is to begin and end"
             )
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     if end < start:

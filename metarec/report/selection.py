@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -18,19 +18,6 @@ from metarec.report.table import Estimate
 
 RESAMPLES = 10_000
 SIGNIFICANT = 0.05
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A paired difference of two learners over tasks.
-
-    Args:
-        estimate: mean difference with its interval; `p` is not corrected.
-        p_holm: p value after Holm's correction; NaN without a test.
-    """
-
-    estimate: Estimate
-    p_holm: float = math.nan
 
 
 def higher_is_better(column: str) -> bool:
@@ -95,75 +82,95 @@ def chance_of(values: pd.DataFrame, column: str) -> Estimate | None:
     relevant = episodes["n_relevant"].to_numpy(np.int64)
     levels = measure(metric, Rankings.of_constant_score(n, relevant))
     found = interval(episodes.assign(value=levels), resamples=1)
-    return Estimate(
-        found.mean, math.nan, math.nan, found.tasks, found.seeds, found.episodes
-    )
+    return Estimate(found.mean, math.nan, math.nan, found.tasks, found.seeds, found.episodes)
 
 
 def difference_of(
-    values: pd.DataFrame, learner: Variant, reference: Variant, column: str, resamples: int
-) -> Difference | None:
-    """Learner minus reference, paired over tasks, on the seeds that both have.
+    values: pd.DataFrame, learner: Variant, reference: Variant, column: str
+) -> Estimate | None:
+    """Learner minus reference with its interval, paired over tasks, on the seeds that both have.
 
     Args:
         values: as `Results.select` gives them.
         learner: the one.
         reference: the other.
         column: the metric.
-        resamples: bootstrap samples of the interval.
 
     Returns:
         The difference with its uncorrected p value; None where either has no value.
     """
-    one, other = _of(values, learner), _of(values, reference)
-    seeds = set(one["seed"]) & set(other["seed"])
-    pair = pd.concat([one, other])
-    pair = pair[pair["seed"].isin(seeds)]
-    for variant in (learner, reference):
-        if _of(pair, variant)["value"].isna().all():
-            return None
-    row = compare(
-        pair,
-        reference.key,
-        higher_is_better=higher_is_better(column),
-        resamples=resamples,
-    ).loc[learner.key]
-    episodes = int(_of(pair, learner)["value"].notna().sum())
-    return Difference(
-        Estimate(
-            mean=float(row["difference"]),
-            low=float(row["low"]),
-            high=float(row["high"]),
-            tasks=int(row["tasks"]),
-            seeds=int(row["seeds"]),
-            episodes=episodes,
-            p=float(row["p"]),
-        )
-    )
+    return _differences(values, [learner], reference, column, RESAMPLES).get(learner)
 
 
 def tests_of(
     values: pd.DataFrame, variants: Sequence[Variant], reference: Variant, column: str
-) -> Mapping[Variant, Difference]:
-    """The paired test of every learner against the reference, corrected by Holm over all of them."""
-    found: dict[Variant, Difference] = {}
-    for variant in variants:
-        if variant == reference:
-            continue
-        # Only the test is wanted here, so one resample does.
-        difference = difference_of(values, variant, reference, column, resamples=1)
-        if difference is not None:
-            found[variant] = difference
-    return corrected(found)
+) -> dict[Variant, Estimate]:
+    """The paired test of every learner against the reference, with Holm over all of them.
 
+    Args:
+        values: as `Results.select` gives them.
+        variants: the learners; the reference may be among them.
+        reference: whom they are compared with.
+        column: the metric.
 
-def corrected(found: Mapping[Variant, Difference]) -> dict[Variant, Difference]:
-    """The same differences with Holm's correction over all of them."""
-    p = holm(np.array([difference.estimate.p for difference in found.values()], np.float64))
+    Returns:
+        The difference of each learner that has a value, with its corrected p value.
+    """
+    others = [variant for variant in variants if variant != reference]
+    # Only the tests are wanted here, so one resample does.
+    found = _differences(values, others, reference, column, resamples=1)
+    p = holm(np.array([estimate.p for estimate in found.values()], np.float64))
     return {
-        variant: Difference(difference.estimate, float(value))
-        for (variant, difference), value in zip(found.items(), p, strict=True)
+        variant: replace(estimate, p=float(value))
+        for (variant, estimate), value in zip(found.items(), p, strict=True)
     }
+
+
+def _differences(
+    values: pd.DataFrame,
+    variants: Sequence[Variant],
+    reference: Variant,
+    column: str,
+    resamples: int,
+) -> dict[Variant, Estimate]:
+    """Differences with uncorrected p values, each learner on the seeds that it shares."""
+    base = _of(values, reference)
+    parts = {variant: _of(values, variant) for variant in variants}
+    by_seeds: dict[frozenset[int], list[Variant]] = {}
+    for variant, part in parts.items():
+        shared = frozenset(part["seed"]) & frozenset(base["seed"])
+        by_seeds.setdefault(shared, []).append(variant)
+    better = higher_is_better(column)
+    found: dict[Variant, Estimate] = {}
+    for seeds, group in by_seeds.items():
+        own = base[base["seed"].isin(seeds)]
+        if own["value"].isna().all():
+            continue
+        family = [own]
+        for variant in group:
+            part = parts[variant]
+            part = part[part["seed"].isin(seeds)]
+            if not part["value"].isna().all():
+                family.append(part)
+        if len(family) == 1:
+            continue
+        compared = compare(
+            pd.concat(family), reference.key, higher_is_better=better, resamples=resamples
+        ).to_dict(orient="index")
+        episodes = int(own["value"].notna().sum())
+        for variant in group:
+            if variant.key in compared:
+                row = compared[variant.key]
+                found[variant] = Estimate(
+                    mean=float(row["difference"]),
+                    low=float(row["low"]),
+                    high=float(row["high"]),
+                    tasks=int(row["tasks"]),
+                    seeds=int(row["seeds"]),
+                    episodes=episodes,
+                    p=float(row["p"]),
+                )
+    return found
 
 
 def _of(values: pd.DataFrame, variant: Variant) -> pd.DataFrame:

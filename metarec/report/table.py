@@ -1,4 +1,4 @@
-"""`Table`: what is printed, formatted once, so that terminal, README and paper agree to the digit."""
+"""`Table`: formatted once, so that terminal, README and paper agree to the digit."""
 
 from __future__ import annotations
 
@@ -172,7 +172,7 @@ class Table:
         """What `rich.console.Console.print` takes.
 
         Args:
-            width: columns of the terminal; where it is too narrow, intervals stand in a second line.
+            width: columns of the terminal; where too few, intervals stand in a second line.
         """
         from rich import box
         from rich.console import Group

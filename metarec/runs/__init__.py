@@ -12,8 +12,8 @@ from metarec.runs.config import (
     SplitConfig,
     TextConfig,
 )
-from metarec.runs.record import Record, load_records
 from metarec.runs.run import run
+from metarec.runs.store import Record, load_records
 
 __all__ = [
     "BackendConfig",

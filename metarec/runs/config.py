@@ -7,11 +7,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from typing import Any, Literal, get_type_hints
+from typing import Any, Literal
 
 from metarec.errors import ConfigError, did_you_mean
 from metarec.runs.fields import conform
-from metarec.splits import REGIMES
 
 Regime = Literal["warm", "user_cold", "item_cold", "both_cold"]
 Part = Literal["validation", "test"]
@@ -166,7 +165,7 @@ class LearnerConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> LearnerConfig:
-        """Takes what a YAML of `configs/learner/` says: name, _target_, search; the rest are arguments."""
+        """Takes name, _target_ and search; all other keys are arguments of the class."""
         rest = dict(values)
         for key in ("name", "_target_"):
             if key not in rest:
@@ -218,7 +217,7 @@ class EvaluationConfig:
         chunk: tasks that are adapted and scored at once: less needs less memory.
     """
 
-    regimes: tuple[Regime, ...] = REGIMES
+    regimes: tuple[Regime, ...] = ("warm", "user_cold", "item_cold", "both_cold")
     cutoffs: tuple[int, ...] = (5, 10)
     k_curve: tuple[int, ...] = (0, 1, 3, 5, 10, 20)
     item_k_curve: tuple[int, ...] = (0, 1, 3, 5, 10)
@@ -275,7 +274,7 @@ class RunConfig:
         _at_least("seed", self.seed, 0)
         if not re.fullmatch(r"[A-Za-z0-9_.-]+", self.experiment) or not self.experiment.strip("."):
             raise ConfigError(
-                f"experiment={self.experiment!r}: it names a folder; use letters, digits, _, - and ."
+                f"experiment={self.experiment!r}: it names a folder; use letters, digits, _, -, ."
             )
 
     @classmethod
@@ -291,20 +290,18 @@ class RunConfig:
                 cannot be.
         """
         _known(values, cls, "")
-        hints = get_type_hints(cls)
         built: dict[str, Any] = {}
         for key, value in values.items():
-            kind = hints[key]
-            if not is_dataclass(kind):
-                built[key] = value
-                continue
-            if not isinstance(value, Mapping):
+            kind = _SECTIONS.get(key)
+            if kind is not None and not isinstance(value, Mapping):
                 raise ConfigError(f"{key}={value!r}: a section of keys is needed")
-            if kind is LearnerConfig:
+            if key == "learner":
                 built[key] = LearnerConfig.from_dict(value)
-            else:
+            elif kind is not None:
                 _known(value, kind, f"{key}.")
                 built[key] = kind(**value)
+            else:
+                built[key] = value
         if "learner" not in built:
             raise ConfigError("no learner; choose one, as in learner=ease")
         return cls(**built)
@@ -330,12 +327,23 @@ class RunConfig:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
+_SECTIONS: Mapping[str, type[Any]] = {
+    "learner": LearnerConfig,
+    "data": DataConfig,
+    "text": TextConfig,
+    "split": SplitConfig,
+    "episode": EpisodeConfig,
+    "backend": BackendConfig,
+    "evaluation": EvaluationConfig,
+}
+
+
 def _at_least(key: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{key}={value} must be at least {least}")
 
 
-def _known(values: Mapping[str, Any], kind: type, section: str) -> None:
+def _known(values: Mapping[str, Any], kind: type[Any], section: str) -> None:
     names = [item.name for item in fields(kind)]
     for key in values:
         if key not in names:
@@ -347,7 +355,7 @@ def _known(values: Mapping[str, Any], kind: type, section: str) -> None:
 def _plain(value: Any) -> Any:
     if isinstance(value, LearnerConfig):
         return _plain(value.to_dict())
-    if is_dataclass(value):
+    if is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

@@ -30,7 +30,7 @@ def conform(instance: Any, section: str) -> None:
         object.__setattr__(instance, item.name, value)
 
 
-class _Unfit(Exception):
+class _UnfitError(Exception):
     """A value that is not of a type."""
 
 
@@ -39,7 +39,7 @@ def _cast(value: Any, hint: Any, key: str) -> Any:
         raise ConfigError(f"{key}={value!r} is unknown{did_you_mean(value, get_args(hint))}")
     try:
         return _fit(value, hint, key)
-    except _Unfit:
+    except _UnfitError:
         raise ConfigError(f"{key}={value!r}: {_describe(hint)} is needed") from None
 
 
@@ -51,37 +51,37 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
         for option in arguments:
             try:
                 return _fit(value, option, key)
-            except _Unfit:
+            except _UnfitError:
                 continue
-        raise _Unfit
+        raise _UnfitError
     if origin is Literal:
         if value in arguments:
             return value
-        raise _Unfit
+        raise _UnfitError
     if origin is tuple:
         return _tuple(value, arguments, key)
     if origin is not None and issubclass(origin, Mapping):
         if isinstance(value, Mapping):
             return {str(name): item for name, item in value.items()}
-        raise _Unfit
+        raise _UnfitError
     if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
         if math.isfinite(value):
             return float(value)
-        raise _Unfit
+        raise _UnfitError
     if hint is int and isinstance(value, bool):
-        raise _Unfit
+        raise _UnfitError
     if isinstance(value, hint):
         return value
-    raise _Unfit
+    raise _UnfitError
 
 
 def _tuple(value: Any, arguments: tuple[Any, ...], key: str) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise _Unfit
+        raise _UnfitError
     if len(arguments) == 2 and arguments[1] is Ellipsis:
         return tuple(_cast(item, arguments[0], key) for item in value)
     if len(value) != len(arguments):
-        raise _Unfit
+        raise _UnfitError
     return tuple(_fit(item, option, key) for item, option in zip(value, arguments, strict=True))
 
 

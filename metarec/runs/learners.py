@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import Any, cast
 
 from metarec.errors import ConfigError, did_you_mean
@@ -52,7 +52,7 @@ def build_learner(config: RunConfig) -> Learner:
     """
     kind = learner_class(config)
     arguments = dict(config.learner.arguments)
-    known = _parameters(kind)
+    known = inspect.signature(kind).parameters
     for section, names in (("learner", arguments), ("learner.search", config.learner.search)):
         for argument in names:
             if argument not in known:
@@ -71,8 +71,9 @@ def serves(config: RunConfig) -> bool:
     return config.episode.task in kind.serves and config.episode.feedback in kind.accepts
 
 
-def _parameters(kind: type) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(kind).parameters
+def parameters(config: RunConfig) -> Collection[str]:
+    """The names of the arguments that the learner's class takes."""
+    return inspect.signature(learner_class(config)).parameters.keys()
 
 
 def _importable(module: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a run learns from and is judged on: data set, split, texts, features, meta-training episodes.
+"""What a run works on: data set, split, texts, features, meta-training episodes.
 
 What runs have in common is made once a process.
 """
@@ -23,7 +23,7 @@ from metarec.learner import MetaParameters, Training
 from metarec.runs.config import DataConfig, RunConfig, TextConfig
 from metarec.runs.resume import Checkpointer
 from metarec.splits import Split
-from metarec.text import FeatureStore, Template, TextEncoder, default_template
+from metarec.text import FeatureStore, Template, TextEncoder, default_template, resolve
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,12 +137,11 @@ def make_encoder(config: TextConfig, device: str) -> TextEncoder:
     from metarec.torch.encoder import BertEncoder
 
     return BertEncoder(
-        config.checkpoint,
+        resolve(config.checkpoint, config.download),
         pooling=config.pooling,
         max_length=config.max_length,
         normalise=config.normalise,
         device=device,
-        download=config.download,
     )
 
 
@@ -151,7 +150,7 @@ def _load(config: DataConfig) -> tuple[Dataset, str]:
     dataset = load_dataset(config.name, config.folder, **options)
     if max(config.min_user_interactions, config.min_item_interactions) > 1:
         dataset = dataset.k_core(config.min_user_interactions, config.min_item_interactions)
-    return dataset, dataset.checksum()
+    return dataset, dataset.checksum
 
 
 def _split(config: RunConfig, dataset: Dataset) -> Split:

@@ -14,8 +14,8 @@ from metarec.runs import environment
 from metarec.runs.config import RunConfig
 from metarec.runs.learners import build_learner
 from metarec.runs.prepare import Materials, prepare, training_of
-from metarec.runs.record import Record, is_finished, read_record, write_record
 from metarec.runs.resume import Checkpointer
+from metarec.runs.store import Record, is_finished, read_record, write_record
 
 
 def run(

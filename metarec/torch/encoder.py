@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from metarec.errors import TextError, did_you_mean
 from metarec.text.checkpoint import DEFAULT, Checkpoint, resolve
 from metarec.text.store import check_texts
 
-Pooling = Literal["cls", "mean"]
+POOLINGS = ("cls", "mean")
 
 _EPSILON = 1e-12
 
@@ -46,16 +46,14 @@ class BertEncoder:
     def __init__(
         self,
         checkpoint: Checkpoint | str | Path = DEFAULT,
-        pooling: Pooling = "mean",
+        pooling: str = "mean",
         max_length: int = 64,
         normalise: bool = True,
         device: str = "auto",
     ) -> None:
         self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else resolve(checkpoint)
-        if pooling not in get_args(Pooling):
-            raise TextError(
-                f"there is no pooling {pooling!r}{did_you_mean(pooling, get_args(Pooling))}"
-            )
+        if pooling not in POOLINGS:
+            raise TextError(f"there is no pooling {pooling!r}{did_you_mean(pooling, POOLINGS)}")
         config = json.loads((self.checkpoint.folder / "config.json").read_text(encoding="utf-8"))
         positions = config.get("max_position_embeddings", max_length)
         if not 3 <= max_length <= positions:
@@ -232,7 +230,9 @@ class BertEncoder:
         return model.eval().requires_grad_(False).to(self.device)
 
 
-def pool(states: torch.Tensor, mask: torch.Tensor, pooling: Pooling) -> torch.Tensor:
+def pool(
+    states: Float32[torch.Tensor, "n length d"], mask: Int64[torch.Tensor, "n length"], pooling: str
+) -> Float32[torch.Tensor, "n d"]:
     """Makes one vector of the token states of each text.
 
     Args:

@@ -1,4 +1,4 @@
-"""What MAML and transfer learning share: the scorer on episodes, fast weights, scoring a catalogue."""
+"""What MAML and transfer learning share: the scorer on episodes, fast weights, catalogues."""
 
 from __future__ import annotations
 
@@ -97,8 +97,8 @@ def outer_loss(kind: OuterLoss, loss: Loss, scores: Tensor, episodes: Episodes) 
     """Loss of the queries' scores, a mean over queries or tasks.
 
     Args:
-        kind: `pointwise` is the mean of `loss` over all queries; `softmax` the cross-entropy of each
-            positive among all queries of its task (sampled softmax), for 1 and 0 labels.
+        kind: `pointwise` is the mean of `loss` over all queries; `softmax` the cross-entropy of
+            each positive among all queries of its task (sampled softmax), for 1 and 0 labels.
         loss: the pointwise loss.
         scores: [T, Q].
         episodes: labels and masks.
@@ -162,7 +162,7 @@ def fit(
             learning_rate=inner.learning_rate, first_order=inner.first_order,
         )  # fmt: skip
         value = outer_loss(kind, loss, scores, episodes)
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         named = {name: parameter.grad for name, parameter in module.named().items()}
         return value.detach(), {
             name: torch.zeros_like(parameters[name])
@@ -243,9 +243,7 @@ def adapt(
 
 
 @torch.no_grad()
-def score(
-    adapted: Adapted, candidates: Int32[np.ndarray, " c"]
-) -> Float32[np.ndarray, "tasks c"]:
+def score(adapted: Adapted, candidates: Int32[np.ndarray, " c"]) -> Float32[np.ndarray, "tasks c"]:
     """Scores candidates with the fast weights of each task, in the unit of the labels."""
     inputs = adapted.inputs
     vectors = torch.from_numpy(inputs.vectors(candidates)).to(adapted.device)

@@ -3,11 +3,12 @@
 Three engines, one mathematics (Finn et al. 2017, equation 1):
 
 - `vmap`: torch.func over tasks, any scorer.
-- `gram`: the dual form. The first layer's input Z is fixed within an episode, so after any number of
-  gradient steps its output is `Z W0 + b0 - lr (Z Zs' + 1) A`, where Zs is the support input and A the
-  sum of the gradients at the layer's output. The inner loop works with [K, K] and [Q, K] Gram
+- `gram`: the dual form. The first layer's input Z is fixed within an episode: after any number of
+  gradient steps its output is `Z W0 + b0 - lr (Z Zs' + 1) A`, where Zs is the support input and
+  A the sum of the gradients at the layer's output. The inner loop works with [K, K] and [Q, K] Gram
   matrices and never makes a fast weight of the size of W0. Exact, second order included.
-- `learn2learn`: a loop over cloned modules (`metarec.torch.reference`), to check the others against.
+- `learn2learn`: a loop over cloned modules (`metarec.torch.reference`), to check the
+  others against.
 """
 
 from __future__ import annotations
@@ -165,8 +166,8 @@ def _dual_steps(
         first_order: see `adapt`.
 
     Returns:
-        Fast weights of the layers after the first, and [T, K, H] the sum over steps of the gradients
-        at the first layer's output.
+        Fast weights of the layers after the first, and [T, K, H] the sum over steps of the
+        gradients at the first layer's output.
     """
     layers, tasks = depth(parameters), len(labels)
     fast = {

@@ -92,7 +92,9 @@ class Prototypical:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Logits; only an order after softmax training and without a trained projection."""
-        return "order" if self.projection == "none" else episodic.predicts(feedback, self.outer_loss)
+        return (
+            "order" if self.projection == "none" else episodic.predicts(feedback, self.outer_loss)
+        )
 
     def restore(self, training: Training) -> None:
         """Gives the side information (features, feedback) to a learner that was not fitted here."""
@@ -179,7 +181,7 @@ class Prototypical:
 
 
 def project(parameters: Mapping[str, Tensor], vectors: Tensor) -> Tensor:
-    """[..., D] vectors in the learned space, or scaled to unit variance in all where there is none."""
+    """[..., D] vectors in the learned space, or divided by the root of D where there is none."""
     if "projection" in parameters:
         return vectors @ parameters["projection"]
     return vectors / vectors.shape[-1] ** 0.5
@@ -213,14 +215,19 @@ def prototypes(
             strength = parameters["log_strength"][number].exp()
             found.append((strength * prior + total) / (strength + count))
         else:
-            own = project(parameters, context[:, 1]) if context.shape[1] > 1 else 0
-            prior = own if side == "liked" else 0
+            prior = torch.zeros_like(total)
+            if side == "liked" and context.shape[1] > 1:
+                prior = project(parameters, context[:, 1])
             found.append((prior + total) / (1 + count))
     return found[0], found[1]
 
 
 def logits(
-    parameters: Mapping[str, Tensor], liked: Tensor, disliked: Tensor, vectors: Tensor, extra: Tensor
+    parameters: Mapping[str, Tensor],
+    liked: Tensor,
+    disliked: Tensor,
+    vectors: Tensor,
+    extra: Tensor,
 ) -> Tensor:
     """How much nearer each vector lies to the liked prototype than to the disliked one.
 

@@ -1,4 +1,4 @@
-"""learn2learn's own MAML on the same scorer: a loop over cloned modules, to check and to compare."""
+"""learn2learn's own MAML on the same scorer: a loop over cloned modules, to check against."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from metarec.torch.inner_loop import Episodes, Loss, masked_mean, pointwise_loss
 from metarec.torch.scorer import Parameters, depth
 
 MISSING = (
-    "learn2learn is not installed, and learner.engine=learn2learn needs it. A plain install fails on "
-    "Python 3.11 and newer: run `make learn2learn`, or `pip install --no-deps --use-pep517 -r "
-    "requirements/learn2learn.txt` with a C compiler at hand; the engines gram and vmap need nothing."
+    "learn2learn is not installed, and learner.engine=learn2learn needs it. A plain install fails "
+    "on Python 3.11 and newer: run `make learn2learn`, or `pip install --no-deps --use-pep517 -r "
+    "requirements/learn2learn.txt` with a C compiler; the engines gram and vmap need nothing."
 )
 
 
 def import_learn2learn() -> Any:
-    """Imports learn2learn without the warnings of its dependencies; LearnerError says how to get it."""
+    """Imports learn2learn without its dependencies' warnings; LearnerError says how to get it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -42,7 +42,7 @@ class Module(torch.nn.Module):
         layers: list[torch.nn.Module] = []
         for layer in range(depth(parameters)):
             weight = parameters[f"layer{layer}.weight"]
-            module = torch.nn.Linear(*weight.shape, dtype=weight.dtype)
+            module = torch.nn.Linear(weight.shape[0], weight.shape[1], dtype=weight.dtype)
             module.weight = torch.nn.Parameter(weight.detach().T.clone())
             module.bias = torch.nn.Parameter(parameters[f"layer{layer}.bias"].detach().clone())
             layers += [torch.nn.ReLU(), module] if layer else [module]

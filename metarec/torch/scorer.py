@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
@@ -28,7 +29,7 @@ def initial_parameters(
     """
     sizes = (input_size(inputs), *hidden_sizes, 1)
     parameters = {}
-    for layer, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         scale = np.sqrt(1 / fan_in) * (0.1 if layer == len(hidden_sizes) else 1)
         weight = rng.standard_normal((fan_in, fan_out)) * scale
         parameters[f"layer{layer}.weight"] = weight.astype(np.float32)

@@ -58,9 +58,7 @@ def choose_device(device: str) -> torch.device:
 def autograd(loss_of: Callable[[dict[str, Tensor], int], Tensor]) -> Gradients:
     """The gradients of a loss that torch can differentiate by itself."""
 
-    def gradients(
-        parameters: dict[str, Tensor], step: int
-    ) -> tuple[Tensor, Mapping[str, Tensor]]:
+    def gradients(parameters: dict[str, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
         loss = loss_of(parameters, step)
         values = torch.autograd.grad(loss, list(parameters.values()), allow_unused=True)
         return loss.detach(), {
@@ -109,9 +107,9 @@ def train(
     optimizer = torch.optim.AdamW(
         list(parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
     )
-    # log, best value, looks since then; the best parameters are kept beside them
     best = {name: np.array(value) for name, value in initial.items()}
-    best_value, waited, first, losses = -np.inf, 0, 0, []
+    best_value, waited, first = -np.inf, 0, 0
+    losses: list[float] = []
     training.log.clear()
     saved = training.checkpointer.load() if training.checkpointer else None
     if saved is not None:

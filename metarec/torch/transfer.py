@@ -15,11 +15,11 @@ from metarec.torch.training import OuterLoop, choose_device
 
 
 class Transfer:
-    """The scorer of MAML, its episodes and its number of outer steps, without an inner loop in training.
+    """The scorer of MAML, its episodes and outer steps, without an inner loop in training.
 
-    What differs from MAML is only what the outer loop minimises: here the loss of the queries before
-    any gradient step. The paired difference between the two is what meta-learning buys. Serves user
-    and item tasks.
+    What differs from MAML is only what the outer loop minimises: here the loss of the queries
+    before any gradient step. The paired difference between the two is what meta-learning buys.
+    Serves user and item tasks.
 
     Args:
         fine_tune_steps: gradient steps on the support set of a new task; 0 only pretrains.
@@ -65,7 +65,7 @@ class Transfer:
         return episodic.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
-        """Pretrains on meta-train episodes; returns the weights that were best on meta-validation."""
+        """Pretrains on meta-train episodes; returns the weights best on meta-validation."""
         self._side = training
         return episodic.fit(
             training, self.hidden_sizes, InnerLoop(0, 0.0), self.outer, self.outer_loss,

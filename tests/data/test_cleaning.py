@@ -31,6 +31,7 @@ BAD_RATINGS = {
     "nan": "rating is not a number",
     "inf": "rating is infinite",
     "-inf": "rating is infinite",
+    "1e300": "rating is infinite",
     "5.5": "rating outside the scale 1 to 5",
     "0": "rating outside the scale 1 to 5",
     None: "missing rating",

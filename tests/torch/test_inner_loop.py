@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -19,14 +20,19 @@ needs_learn2learn = pytest.mark.skipif(
 )
 VARIANTS = pytest.mark.parametrize(
     ("loss", "first_order", "steps"),
-    [(loss, order, steps) for loss in ("bce", "mse") for order in (False, True) for steps in (1, 5)],
+    [
+        (loss, order, steps)
+        for loss in ("bce", "mse")
+        for order in (False, True)
+        for steps in (1, 5)
+    ],
 )
 
 
 def draw_parameters(sizes: tuple[int, ...]) -> dict[str, Tensor]:
     torch.manual_seed(0)
     parameters = {}
-    for layer, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
         weight = torch.randn(fan_in, fan_out, dtype=torch.float64) / fan_in**0.5
         parameters[f"layer{layer}.weight"] = weight.requires_grad_()
         parameters[f"layer{layer}.bias"] = torch.randn(fan_out, dtype=torch.float64)
@@ -113,7 +119,9 @@ def test_the_second_order_meta_gradient_is_the_slope_of_the_loss(engine: str) ->
     step = 1e-6
 
     def shifted(sign: int) -> Tensor:
-        return value({name: p.detach() + sign * step * direction[name] for name, p in parameters.items()})
+        return value(
+            {name: p.detach() + sign * step * direction[name] for name, p in parameters.items()}
+        )
 
     torch.testing.assert_close(slope, (shifted(1) - shifted(-1)) / (2 * step), rtol=1e-6, atol=1e-9)
 
@@ -216,5 +224,5 @@ def test_learn2learn_that_is_missing_says_how_to_get_it(monkeypatch: pytest.Monk
         return real(name, *args, **kwargs)  # type: ignore[arg-type]
 
     monkeypatch.setattr(builtins, "__import__", fail)
-    with pytest.raises(LearnerError, match="requirements/learn2learn.txt"):
+    with pytest.raises(LearnerError, match=r"requirements/learn2learn\.txt"):
         reference.import_learn2learn()

@@ -1,4 +1,4 @@
-"""MAML, transfer and prototypical learning train, stop early, resume in the same bits, and adapt."""
+"""MAML, transfer and prototypical learning train, stop early, resume in the same bits, adapt."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SCORER = {"hidden_sizes": (8,)}
 
 
 class Memory:
-    """A checkpointer that keeps its states, and fails after some saves as a killed process would."""
+    """Keeps its states as a checkpointer does, and fails after some saves as a killed process."""
 
     def __init__(self, fail_after: int | None = None) -> None:
         self.states: list[tuple[dict[str, np.ndarray], dict[str, Any]]] = []
@@ -48,9 +48,7 @@ def make_training(
     genres = data.item_text["genres"]
     text = np.stack([genres.str.contains(name).to_numpy() for name in names], axis=1)
     noise = np.random.default_rng(0).normal(size=(data.n_items, 6))
-    features = build_features(
-        split, (text + 0.1 * noise).astype(np.float32), kind, feedback, 4.0
-    )
+    features = build_features(split, (text + 0.1 * noise).astype(np.float32), kind, feedback, 4.0)
     rows = split.rows("train")
     sides = data.users[rows], data.items[rows]
     tasks, candidates = sides if kind == "user" else sides[::-1]
@@ -133,9 +131,7 @@ def test_maml_adapts_better_than_its_own_0_step_row_where_tastes_differ(
 ) -> None:
     """On queries of meta-train tasks: what the outer loop minimises, measured."""
     _, training = make_training(tiny_dataset)
-    learner = MAML(
-        inner_learning_rate=0.3, steps=150, hidden_sizes=(16,), learning_rate=5e-3
-    )
+    learner = MAML(inner_learning_rate=0.3, steps=150, hidden_sizes=(16,), learning_rate=5e-3)
     meta_parameters = learner.fit(training)
     losses = {True: 0.0, False: 0.0}
     for step in range(1000, 1010):

@@ -56,17 +56,17 @@ class Record:
     @property
     def metrics(self) -> Metrics:
         """Mean of each metric over tasks at `episode.k_shot`, by part and regime."""
-        return self.content.get("metrics", {})
+        return _metrics(self.content, "metrics")
 
     @property
     def without_adaptation(self) -> Metrics:
         """Likewise with the adaptation off; empty for learners that have none."""
-        return self.content.get("without_adaptation", {})
+        return _metrics(self.content, "without_adaptation")
 
     @property
     def chance(self) -> Metrics:
         """The exact chance level of each catalogue metric on the same tasks."""
-        return self.content.get("chance", {})
+        return _metrics(self.content, "chance")
 
     @property
     def selection(self) -> float | None:
@@ -75,8 +75,23 @@ class Record:
 
     @property
     def code(self) -> str:
-        """SHA-256 over the code that made it; records of different code are not mixed in a table."""
+        """SHA-256 over the code that made it; a table does not mix records of different code."""
         return str(self.content.get("code", ""))
+
+    @property
+    def commit(self) -> str | None:
+        """The git commit of that code, with `+dirty` if files differed from it."""
+        return self.content.get("commit")
+
+    @property
+    def data_checksum(self) -> str | None:
+        """Of the data set; None if the run failed before it was read."""
+        return self.content.get("data_checksum")
+
+    @property
+    def seconds(self) -> Mapping[str, float]:
+        """`fit`, `evaluate` and `total`."""
+        return dict(self.content.get("seconds", {}))
 
     @property
     def log(self) -> list[dict[str, float]]:
@@ -156,8 +171,8 @@ def read_record(path: Path) -> Record:
         return Record(path, config, content["status"], content["hash"], content)
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, ConfigError) as error:
         raise RunError(
-            f"the record {file} cannot be read ({type(error).__name__}: {error}); remove the folder "
-            "and run again"
+            f"the record {file} cannot be read ({type(error).__name__}: {error}); remove the "
+            "folder and run again"
         ) from error
 
 
@@ -192,3 +207,8 @@ def is_finished(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return bool(content.get("status") == "finished")
+
+
+def _metrics(content: Mapping[str, Any], name: str) -> Metrics:
+    metrics: Metrics = content.get(name, {})
+    return metrics

@@ -1,0 +1,78 @@
+"""One run, or with `-m` a sweep: each leaves a record, and what is finished is skipped.
+
+    python experiments/benchmark.py data=ml-1m data.folder=… learner=maml episode.k_shot=5 seed=1
+    python experiments/benchmark.py -m learner=ease,maml seed=0,1,2
+
+Configuration: `configs/config.yaml`. A failed run leaves its error in its record, a sweep goes on,
+and the exit status says so at the end.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import hydra
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.markup import escape
+
+from metarec.errors import MetarecError
+from metarec.runs import Record, RunConfig, run
+from metarec.runs.overrides import lenient
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+# what the scripts take for themselves, beside the configuration of a run
+OF_SCRIPTS = ("results", "progress", "plan", "tuning", "speed")
+
+console = Console(soft_wrap=True, highlight=False)
+finished: list[str] = []
+failed: list[str] = []
+
+
+@hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
+def main(composed: DictConfig) -> None:
+    values: Any = OmegaConf.to_container(composed, resolve=True)
+    settings = {key: values.pop(key, None) for key in OF_SCRIPTS}
+    learner = values["learner"].get("name", "?")
+    name = f"{learner} on {values['data'].get('name', '?')}, seed {values['seed']}"
+    begin = time.time()
+    try:
+        config = RunConfig.from_dict(values)
+        record = run(config, settings["results"], bool(settings["progress"]))
+    except Exception as error:
+        failed.append(name)
+        if not isinstance(error, MetarecError):
+            traceback.print_exc()
+        console.print(
+            f"[red]failed[/red] {escape(name)}: {type(error).__name__}: {escape(str(error))}"
+        )
+        return
+    finished.append(name)
+    skipped = (record.path / "record.json").stat().st_mtime < begin
+    console.print(f"{'finished before:' if skipped else 'finished'} {escape(str(record.path))}")
+    console.print(summary(record))
+
+
+def summary(record: Record) -> str:
+    part = "test" if "test" in record.metrics else "validation"
+    metric = "rated/rmse" if record.config.episode.feedback == "rating" else "catalogue/ndcg@10"
+    means = (
+        f"{regime} {'–' if metrics.get(metric) is None else format(metrics[metric], '.4f')}"
+        for regime, metrics in record.metrics[part].items()
+    )
+    return f"  {part} {metric}: {', '.join(means)}"
+
+
+if __name__ == "__main__":
+    groups = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
+    sys.argv[1:] = lenient(sys.argv[1:], groups)
+    main()
+    if len(finished) + len(failed) > 1:
+        console.print(f"{len(finished)} runs finished, {len(failed)} failed")
+    for one in failed[: 0 if len(failed) + len(finished) < 2 else None]:
+        console.print(f"  [red]failed[/red] {escape(one)}")
+    sys.exit(1 if failed else 0)

@@ -1,0 +1,73 @@
+"""`python -m metarec.report results/paper --paper paper`: records to tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from metarec.errors import MetarecError, RunError
+from metarec.report import build_report, update_readme
+
+if TYPE_CHECKING:
+    from metarec.runs.store import Record
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metarec.report",
+        description="Makes the tables and the figure of the paper from records, and nothing else.",
+    )
+    parser.add_argument(
+        "results",
+        nargs="+",
+        type=Path,
+        help="folder of an experiment (results/paper), of several, or of one run",
+    )
+    parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
+    parser.add_argument(
+        "--readme", type=Path, help="README whose main table, between its markers, is replaced"
+    )
+    parser.add_argument(
+        "--allow-mixed-versions",
+        action="store_true",
+        help="let records of different versions of the code stand in one table",
+    )
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    try:
+        records = [record for folder in options.results for record in _records(folder)]
+        build_report(records, options.paper, Console(), options.allow_mixed_versions)
+        if options.readme is not None:
+            table = options.paper / "tables" / "main.md"
+            if not table.is_file():
+                raise RunError(
+                    f"no {table}: there are no records of user tasks with binary or implicit "
+                    "feedback; leave --readme out"
+                )
+            update_readme(options.readme, table.read_text(encoding="utf-8"))
+    except MetarecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _records(folder: Path) -> list[Record]:
+    """The records of an experiment's folder, or of all experiments below a folder."""
+    from metarec.runs.store import load_records, read_record
+
+    if (folder / "record.json").is_file():
+        return [read_record(folder)]
+    if any(folder.glob("*/record.json")):
+        # load_records takes the results and an experiment's name; "." has neither.
+        folder = folder if folder.name else folder.resolve()
+        return list(load_records(folder.parent, folder.name))
+    return list(load_records(folder))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,215 @@
+"""The cells of a table: a mean, its interval and its mark, column by column."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from metarec.evaluation.significance import Interval
+from metarec.report.collect import Results
+from metarec.report.labels import (
+    ONE_SEED,
+    REGIME_LABELS,
+    Variant,
+    group_of,
+    label_of,
+    sort_key,
+)
+from metarec.report.selection import (
+    SIGNIFICANT,
+    chance_of,
+    higher_is_better,
+    interval_of,
+    reference_of,
+    tests_of,
+)
+from metarec.report.table import (
+    BETTER,
+    REFERENCE,
+    WORSE,
+    Cell,
+    Estimate,
+    Row,
+    Section,
+    Source,
+    interval_text,
+    number,
+)
+
+PRIMARY = "catalogue/ndcg@10"
+CHANCE = "Chance"
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of numbers: a metric on some test episodes.
+
+    Args:
+        head: its heading.
+        metric: column of the per-task results.
+        regime: where the queries lie.
+        k_shot: shots.
+        evaluation: `main`, or `curve` for nested supports.
+    """
+
+    head: str
+    metric: str
+    regime: str
+    k_shot: int
+    evaluation: str = "main"
+
+
+def regimes_of(results: Results) -> list[str]:
+    """The regimes that were tested, in the order of the tables."""
+    frame = results.per_task
+    here = frame[(frame["part"] == "test") & (frame["evaluation"] == "main")]
+    found = set(here["regime"].astype(str))
+    order = list(REGIME_LABELS)
+    return sorted(found, key=lambda name: (order.index(name) if name in order else 99, name))
+
+
+def curve_regime(results: Results) -> str:
+    """The regime of the curve over K: `user_cold`, or else the first that has one, or nothing."""
+    frame = results.per_task
+    found = set(frame.loc[frame["evaluation"] == "curve", "regime"].astype(str))
+    return "user_cold" if "user_cold" in found else min(found, default="")
+
+
+def curve_shots(results: Results, regime: str) -> list[int]:
+    """The K of the curve in a regime, ascending."""
+    frame = results.per_task
+    here = (frame["evaluation"] == "curve") & (frame["part"] == "test")
+    return sorted({int(k) for k in frame.loc[here & (frame["regime"] == regime), "k_shot"]})
+
+
+def column_cells(
+    results: Results, columns: Sequence[Column]
+) -> tuple[Callable[[Variant | None], tuple[Cell, ...]], bool]:
+    """The cells of every row, column by column, since tests and bold belong to a column.
+
+    Returns:
+        A function from a row (None for chance) to its cells, and whether the table is preliminary.
+    """
+    measured: list[dict[Variant, Interval]] = []
+    chances: list[Cell] = []
+    marked: list[dict[Variant, tuple[str, float]]] = []
+    for column in columns:
+        values = results.select(
+            column.metric, "test", column.regime, column.k_shot, column.evaluation
+        )
+        found = {variant: interval_of(values, variant) for variant in results.variants}
+        own = {variant: value for variant, value in found.items() if value is not None}
+        measured.append(own)
+        level = chance_of(values, column.metric)
+        source = Source("chance", column.regime, column.k_shot, column.metric)
+        chances.append(Cell(number(level.mean), estimate=level, source=source) if level else Cell())
+        marked.append(_marks(results, column, own))
+    preliminary = any(
+        value.preliminary
+        for own in measured
+        for variant, value in own.items()
+        if variant.learner not in ONE_SEED
+    )
+    rows: dict[Variant | None, tuple[Cell, ...]] = {None: tuple(chances)}
+    for variant in results.variants:
+        cells = []
+        for column, own, marks in zip(columns, measured, marked, strict=True):
+            if variant not in own:
+                cells.append(Cell())
+                continue
+            mark, p = marks.get(variant, ("", math.nan))
+            cells.append(
+                interval_cell(
+                    own[variant],
+                    Source(variant.key, column.regime, column.k_shot, column.metric),
+                    mark=mark,
+                    p=p,
+                    bold=not preliminary
+                    and mark == BETTER
+                    and not own[variant].preliminary
+                    and variant == _best(own, column.metric),
+                )
+            )
+        rows[variant] = tuple(cells)
+    return rows.__getitem__, preliminary
+
+
+def _marks(
+    results: Results, column: Column, own: dict[Variant, Interval]
+) -> dict[Variant, tuple[str, float]]:
+    validated = results.config.episode.k_shot
+    reference = reference_of(results, column.metric, column.regime, validated)
+    if reference is None or reference not in own:
+        return {}
+    values = results.select(column.metric, "test", column.regime, column.k_shot, column.evaluation)
+    marks = {reference: (REFERENCE, math.nan)}
+    for variant, found in tests_of(values, list(own), reference, column.metric).items():
+        better = (found.mean > 0) == higher_is_better(column.metric)
+        significant = found.p < SIGNIFICANT
+        marks[variant] = ((BETTER if better else WORSE) if significant else "", found.p)
+    return marks
+
+
+def _best(own: dict[Variant, Interval], metric: str) -> Variant:
+    sign = 1 if higher_is_better(metric) else -1
+    return max(own, key=lambda variant: sign * own[variant].mean)
+
+
+def interval_cell(found: Interval, source: Source, mark: str, p: float, bold: bool) -> Cell:
+    """The cell of a mean with its interval."""
+    return Cell(
+        value=number(found.mean),
+        interval=interval_text(found.low, found.high),
+        mark=mark,
+        bold=bold,
+        estimate=Estimate(
+            found.mean, found.low, found.high, found.tasks, found.seeds, found.episodes, p
+        ),
+        source=source,
+    )
+
+
+def row_label(results: Results, variant: Variant) -> str:
+    """The label of a row, with its seeds where it has fewer than the others."""
+    seeds = {
+        name: {record.seed for record in results.records if record.learner == name}
+        for name in {record.learner for record in results.records}
+    }
+    own, most = len(seeds[variant.learner]), max(map(len, seeds.values()))
+    label = label_of(variant)
+    return label if own == most else f"{label} ({own} seed{'s' if own > 1 else ''})"
+
+
+def grouped(
+    results: Results, cells: Callable[[Variant | None], tuple[Cell, ...]]
+) -> tuple[Section, ...]:
+    """The rows under the groups of learners, chance first.
+
+    A learner all of whose runs failed keeps an empty row, which says so.
+
+    Args:
+        results: the runs of the table.
+        cells: as `column_cells` gives it.
+    """
+    targets = dict(results.targets)
+    failed = {
+        record.learner: record.config.learner.target
+        for record in results.failed
+        if record.learner not in targets
+    }
+    targets |= failed
+    every = [*results.variants, *(Variant(learner) for learner in failed)]
+    every.sort(key=lambda variant: sort_key(variant, targets[variant.learner]))
+    empty = tuple(Cell() for _ in cells(None))
+    sections = [Section("", (Row(CHANCE, cells(None)),))]
+    for title, group in groupby(every, key=lambda v: group_of(v.learner, targets[v.learner])):
+        rows = [
+            Row(f"{label_of(variant)} (failed)", empty)
+            if variant.learner in failed
+            else Row(row_label(results, variant), cells(variant))
+            for variant in group
+        ]
+        sections.append(Section(title, tuple(rows)))
+    return tuple(sections)

@@ -1,0 +1,125 @@
+"""The table that answers the framework's question: meta minus transfer."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import groupby
+
+import numpy as np
+import pandas as pd
+
+from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS, holm
+from metarec.report.cells import (
+    PRIMARY,
+    Column,
+    curve_regime,
+    curve_shots,
+    interval_cell,
+    regimes_of,
+)
+from metarec.report.collect import Results
+from metarec.report.labels import Variant, metric_label, regime_label
+from metarec.report.notes import few, source_notes
+from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of, interval_of
+from metarec.report.table import (
+    BETTER,
+    WORSE,
+    Cell,
+    Estimate,
+    Row,
+    Section,
+    Source,
+    Table,
+    interval_text,
+    number,
+    p_text,
+)
+
+
+def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Table | None:
+    """MAML minus transfer: same scorer, same episodes, paired over tasks.
+
+    Returns:
+        Rows for the regimes, for K of the curve, and for item tasks; None if one of the two
+        learners is missing everywhere.
+    """
+    meta, transfer = Variant("maml"), Variant("transfer")
+    plan: list[tuple[str, Results, Column]] = []
+    if user is not None:
+        k_shot = user.config.episode.k_shot
+        title = f"User tasks, K = {k_shot}"
+        for regime in regimes_of(user):
+            plan.append((title, user, Column(regime_label(regime), PRIMARY, regime, k_shot)))
+        regime = curve_regime(user)
+        for k in curve_shots(user, regime) if regime else []:
+            title = f"User tasks, {regime_label(regime).lower()}, nested supports"
+            plan.append((title, user, Column(f"K = {k}", PRIMARY, regime, k, "curve")))
+    if item is not None:
+        for k in curve_shots(item, "item_cold"):
+            column = Column(f"K = {k}", PRIMARY, "item_cold", k, "curve")
+            plan.append(("Item tasks, nested supports", item, column))
+
+    lines: list[tuple[str, Column, tuple[Cell, Cell], Estimate]] = []
+    for title, results, column in plan:
+        values = results.select(
+            column.metric, "test", column.regime, column.k_shot, column.evaluation
+        )
+        found = difference_of(values, meta, transfer, column.metric)
+        if found is None:
+            continue
+        pair = (_mean_cell(values, meta, column), _mean_cell(values, transfer, column))
+        lines.append((title, column, pair, found))
+    if not lines:
+        return None
+
+    p_holm = holm(np.array([estimate.p for *_, estimate in lines], np.float64))
+    preliminary = any(
+        estimate.seeds < MIN_SEEDS or estimate.episodes < MIN_EPISODES for *_, estimate in lines
+    )
+    rows: list[tuple[str, Row]] = []
+    for (title, column, pair, estimate), p in zip(lines, p_holm, strict=True):
+        estimate = replace(estimate, p=float(p))
+        significant = p < SIGNIFICANT
+        mark = (BETTER if estimate.mean > 0 else WORSE) if significant else ""
+        source = Source("maml - transfer", column.regime, column.k_shot, column.metric)
+        difference = Cell(
+            value=number(estimate.mean, signed=True),
+            interval=interval_text(estimate.low, estimate.high, signed=True),
+            mark=mark,
+            bold=significant and not preliminary,
+            estimate=estimate,
+            source=source,
+        )
+        rows.append((title, Row(column.head, (*pair, difference, Cell(p_text(float(p)))))))
+    used = [results for results in (user, item) if results is not None]
+    sections = [
+        Section(title, tuple(row for _, row in group))
+        for title, group in groupby(rows, key=lambda entry: entry[0])
+    ]
+    notes = [
+        "MAML and transfer share scorer, episodes and number of steps; both are adapted to the "
+        "support set.",
+        f"Mean difference over test tasks with its 95 % bootstrap interval ({RESAMPLES:,} "
+        "resamples of tasks, each with all its seeds; BCa); p of Wilcoxon’s signed-rank test over "
+        f"tasks after Holm’s correction over the {len(rows)} rows; {BETTER} and {WORSE}: p < .05.",
+    ]
+    if preliminary:
+        notes.append(few())
+    for results in used:
+        notes += source_notes(results, [column for _, own, column in plan if own is results])
+    return Table(
+        name="meta_minus_transfer",
+        title=f"Meta minus transfer: paired difference in {metric_label(PRIMARY)}",
+        columns=("Episodes", "MAML", "Transfer", "Difference", "p (Holm)"),
+        sections=tuple(sections),
+        notes=tuple(notes),
+        preliminary=preliminary,
+    )
+
+
+def _mean_cell(values: pd.DataFrame, variant: Variant, column: Column) -> Cell:
+    found = interval_of(values, variant)
+    assert found is not None
+    source = Source(variant.key, column.regime, column.k_shot, column.metric)
+    return interval_cell(found, source, mark="", p=math.nan, bold=False)

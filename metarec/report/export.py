@@ -1,0 +1,103 @@
+"""Small records: every published number as JSON, with what it stands on."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from metarec.errors import RunError
+from metarec.report.assemble import Report
+from metarec.report.provenance import Provenance
+from metarec.report.table import Estimate, Source
+
+LIMIT = 200_000
+"""Bytes of all small records together: they are committed with the paper."""
+
+_COLUMNS = (
+    "learner",
+    "regime",
+    "k_shot",
+    "metric",
+    "mean",
+    "low",
+    "high",
+    "tasks",
+    "seeds",
+    "episodes",
+    "p_holm",
+)
+
+
+def small_records(report: Report) -> dict[str, str]:
+    """The content of each small record, by file name.
+
+    Args:
+        report: the assembled report.
+
+    Returns:
+        One JSON text for each table and for the curve.
+
+    Raises:
+        RunError: if they are larger than 200 KB together.
+    """
+    files = {}
+    for table in report.tables:
+        numbers = [
+            (cell.source, cell.estimate)
+            for section in table.sections
+            for row in section.rows
+            for cell in row.cells
+            if cell.source is not None and cell.estimate is not None
+        ]
+        files[f"{table.name}.json"] = _json(
+            table.full_title, numbers, report.provenance[table.name]
+        )
+    if report.curve is not None:
+        curve = report.curve
+        numbers = []
+        for line in curve.lines:
+            name = "chance" if line.variant is None else line.variant.key
+            for k, estimate in zip(curve.shots, line.estimates, strict=True):
+                if not math.isnan(estimate.mean):
+                    numbers.append((Source(name, curve.regime, k, curve.metric), estimate))
+        title = f"Preliminary: {curve.title}" if curve.preliminary else curve.title
+        files[f"{curve.name}.json"] = _json(title, numbers, report.provenance[curve.name])
+    size = sum(len(text.encode()) for text in files.values())
+    if size > LIMIT:
+        raise RunError(
+            f"the small records would take {size:,} bytes of the {LIMIT:,} that are kept with a "
+            "paper; report fewer learners at once"
+        )
+    return files
+
+
+def _json(
+    title: str, numbers: Sequence[tuple[Source, Estimate]], sources: Sequence[Provenance]
+) -> str:
+    head = {"title": title, "sources": [asdict(source) for source in sources]}
+    rows = [
+        [
+            source.learner,
+            source.regime,
+            source.k_shot,
+            source.metric,
+            *(_rounded(value) for value in (estimate.mean, estimate.low, estimate.high)),
+            estimate.tasks,
+            estimate.seeds,
+            estimate.episodes,
+            _rounded(estimate.p),
+        ]
+        for source, estimate in numbers
+    ]
+    # One number a line, so that a change of one is a change of one line.
+    lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
+    start = json.dumps(head, indent=1, ensure_ascii=False)[:-2]
+    columns = json.dumps(list(_COLUMNS))
+    return f'{start},\n "columns": {columns},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def _rounded(value: float) -> Any:
+    return None if math.isnan(value) else float(f"{value:.6g}")
