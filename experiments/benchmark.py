@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -37,8 +38,7 @@ failed: list[str] = []
 def main(composed: DictConfig) -> None:
     values: Any = OmegaConf.to_container(composed, resolve=True)
     settings = {key: values.pop(key, None) for key in OF_SCRIPTS}
-    learner = values["learner"].get("name", "?")
-    name = f"{learner} on {values['data'].get('name', '?')}, seed {values['seed']}"
+    name = " ".join(one.lstrip("+") for one in HydraConfig.get().overrides.task)
     begin = time.time()
     try:
         config = RunConfig.from_dict(values)
@@ -73,6 +73,6 @@ if __name__ == "__main__":
     main()
     if len(finished) + len(failed) > 1:
         console.print(f"{len(finished)} runs finished, {len(failed)} failed")
-    for one in failed[: 0 if len(failed) + len(finished) < 2 else None]:
-        console.print(f"  [red]failed[/red] {escape(one)}")
+        for one in failed:
+            console.print(f"  [red]failed[/red] {escape(one)}")
     sys.exit(1 if failed else 0)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,9 +27,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report import build_report
-from metarec.runs import Record, RunConfig, run
-from metarec.runs.learners import parameters, serves
+from metarec.runs import Record, RunConfig
+from metarec.runs.learners import build_learner, serves
 from metarec.runs.overrides import lenient
+from metarec.runs.parallel import run_many
+from metarec.runs.prepare import prepare
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -39,10 +40,15 @@ console = Console(soft_wrap=True, highlight=False)
 
 @dataclass(frozen=True)
 class Planned:
-    """A run of the plan, and its group."""
+    """A run of the plan, its group, and what it needs that is not installed."""
 
     group: str
     config: RunConfig
+    lacks: str | None = None
+
+    @property
+    def name(self) -> str:
+        return f"{self.group}: {self.config.learner.name}, seed {self.config.seed}"
 
 
 def main(arguments: list[str]) -> int:
@@ -53,7 +59,8 @@ def main(arguments: list[str]) -> int:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         settings = composed("experiment=paper", *overrides)
         planned = list(plan(settings["plan"], overrides))
-    records, failures = run_all(planned, settings["results"])
+    encode(planned)
+    records, failures = run_all(planned, settings["results"], settings["plan"]["workers"])
     minutes = (time.perf_counter() - begin) / 60
     console.print(f"{len(records)} runs finished, {len(failures)} failed, {minutes:.1f} minutes")
     if records:
@@ -61,6 +68,13 @@ def main(arguments: list[str]) -> int:
     for name, error in failures:
         console.print(f"[red]failed[/red] {escape(name)}: {escape(error)}")
     return 1 if failures or not records else 0
+
+
+def encode(planned: list[Planned]) -> None:
+    """Encodes the texts once, with all cores and a bar, before the runs share them."""
+    needing = [one.config for one in planned if build_learner(one.config).needs_features]
+    if needing:
+        prepare(needing[0], needs_features=True, progress=True)
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -72,7 +86,9 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
     """The runs of all groups, seed by seed."""
     by_seed: dict[int, list[Planned]] = {}
     for name, group in settings["groups"].items():
-        known = ("overrides", "arguments", "learners", "seeds", "needs")
+        if group is None:
+            continue
+        known = ("episode", "learners", "seeds", "needs")
         for key in group:
             if key not in known:
                 raise ConfigError(
@@ -80,43 +96,34 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
                 )
         needs = group.get("needs")
         learners = group.get("learners") or settings["learners"]
-        if needs and importlib.util.find_spec(needs) is None:
-            console.print(
-                f"left out: {', '.join(learners)}, since {needs} is not installed (make {needs})"
-            )
-            continue
+        lacks = needs if needs and importlib.util.find_spec(needs) is None else None
         for learner in learners:
-            tuned = (CONFIGS / "learner" / "best" / f"{learner}.yaml").exists()
+            episode = group["episode"]
+            tuned = (CONFIGS / "learner" / "best" / episode / f"{learner}.yaml").exists()
             values = composed(
                 "experiment=paper",
-                f"learner={'best/' if tuned else ''}{learner}",
-                *group.get("overrides", []),
+                f"learner={f'best/{episode}/' if tuned else ''}{learner}",
+                f"episode={episode}",
                 *overrides,
             )
             for key in ("results", "progress", "plan"):
                 values.pop(key)
-            config = with_arguments(RunConfig.from_dict(values), group.get("arguments") or {})
+            config = RunConfig.from_dict(values)
             if not serves(config):
                 continue
             for seed in group.get("seeds") or settings["seeds"]:
-                by_seed.setdefault(seed, []).append(Planned(name, replace(config, seed=seed)))
+                by_seed.setdefault(seed, []).append(Planned(name, replace(config, seed=seed), lacks))
     for seed in sorted(by_seed):
         yield from by_seed[seed]
 
 
-def with_arguments(config: RunConfig, arguments: dict[str, Any]) -> RunConfig:
-    """The arguments of a group, as far as the learner takes them."""
-    taken = parameters(config)
-    chosen = {key: value for key, value in arguments.items() if key in taken}
-    learner = replace(config.learner, arguments={**config.learner.arguments, **chosen})
-    return replace(config, learner=learner)
-
-
-def run_all(planned: list[Planned], results: str) -> tuple[list[Record], list[tuple[str, str]]]:
-    """Runs one after another with a bar; a failure is kept and the next one runs."""
-    records: list[Record] = []
+def run_all(
+    planned: list[Planned], results: str, workers: int
+) -> tuple[list[Record], list[tuple[str, str]]]:
+    """Runs all with a bar; a failure is kept and the others run."""
+    records: dict[int, Record] = {}
     failures: list[tuple[str, str]] = []
-    seconds: dict[tuple[str, str], float] = {}
+    begin = time.perf_counter()
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -126,36 +133,33 @@ def run_all(planned: list[Planned], results: str) -> tuple[list[Record], list[tu
         console=console,
     )
     with bar:
-        task = bar.add_task("", total=len(planned), left="")
-        for number, one in enumerate(planned):
-            name = f"{one.group}: {one.config.learner.name}, seed {one.config.seed}"
-            left = remaining(planned[number:], seconds)
-            bar.update(task, description=name, left=left)
-            begin = time.perf_counter()
-            try:
-                records.append(run(one.config, results))
-            except Exception as error:
-                failures.append((name, f"{type(error).__name__}: {error}"))
-                if not isinstance(error, MetarecError):
-                    console.print(escape(traceback.format_exc()))
-                console.print(f"[red]failed[/red] {escape(name)}: {escape(str(error))}")
-            took = time.perf_counter() - begin
-            seconds[one.group, one.config.learner.name] = took
+        task = bar.add_task("runs", total=len(planned), left="")
+        outcomes = run_many([one.config for one in planned], results, workers)
+        for done, outcome in enumerate(outcomes, start=1):
+            name = planned[outcome.number].name
+            if outcome.record is not None:
+                records[outcome.number] = outcome.record
+            elif lacks := planned[outcome.number].lacks:
+                # its row in the tables says so, by the record of the failure
+                console.print(f"left out: {escape(name)}, for want of {lacks} (make {lacks})")
+            else:
+                failures.append((name, outcome.error or ""))
+                if outcome.trace:
+                    console.print(escape(outcome.trace))
+                console.print(f"[red]failed[/red] {escape(name)}: {escape(outcome.error or '')}")
+            left = remaining(time.perf_counter() - begin, done, len(planned))
             if not console.is_terminal:
                 # a log has no bar: a line each, with the time that is left
-                console.print(f"{number + 1}/{len(planned)} {name}: {took:.0f} s{left}")
-            bar.advance(task)
+                console.print(f"{done}/{len(planned)} {name}: {outcome.seconds:.0f} s{left}")
+            bar.update(task, description=name, advance=1, left=left)
         bar.update(task, description="runs", left="")
-    return records, failures
+    return [records[number] for number in sorted(records)], failures
 
 
-def remaining(left: list[Planned], seconds: dict[tuple[str, str], float]) -> str:
-    """What is left by the time that the same learners took with an earlier seed."""
-    if not seconds:
-        return ""
-    mean = sum(seconds.values()) / len(seconds)
-    total = sum(seconds.get((one.group, one.config.learner.name), mean) for one in left)
-    return f", some {total / 60:.0f} min left" if total >= 60 else f", some {total:.0f} s left"
+def remaining(seconds: float, done: int, total: int) -> str:
+    """What is left if the other runs take as long as these did."""
+    left = seconds / done * (total - done)
+    return f", some {left / 60:.0f} min left" if left >= 60 else f", some {left:.0f} s left"
 
 
 if __name__ == "__main__":

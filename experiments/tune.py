@@ -1,10 +1,11 @@
 """Tunes learners on validation: eight trials each, the first with the defaults.
 
     python experiments/tune.py learner=maml
-    python experiments/tune.py -m learner=item_knn,ease,als,transfer,maml
+    python experiments/tune.py -m learner=item_knn,ease,als,transfer,maml episode=binary,item
 
-Writes the best values to `configs/learner/best/<name>.yaml`, where `learner=best/<name>` and
-`make paper` find them, and all trials to `paper/records/tuning/<name>.json`. Settings:
+Each kind of episode is tuned by itself. Writes the best values to
+`configs/learner/best/<episode>/<name>.yaml`, where `learner=best/<episode>/<name>` and `make paper`
+find them, and all trials to `paper/records/tuning/<episode>/<name>.json`. Settings:
 `configs/experiment/tuning.yaml`.
 """
 
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -38,14 +40,16 @@ def main(composed: DictConfig) -> None:
     results, progress = values.pop("results"), bool(values.pop("progress"))
     settings = values.pop("tuning")
     name = values["learner"]["name"]
+    episode = HydraConfig.get().runtime.choices["episode"]
     try:
         config = RunConfig.from_dict(values)
         tuning = tune(config, settings["trials"], settings["seed"], results, progress)
         written = write_tuning(
             tuning,
+            episode,
             Path(settings["configs"]),
             Path(settings["paper"]),
-            f"python experiments/tune.py learner={name}",
+            f"python experiments/tune.py learner={name} episode={episode}",
         )
     except Exception as error:
         failed.append(name)

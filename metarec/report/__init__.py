@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from metarec.report.assemble import Report
     from metarec.runs.store import Record
 
 # What makes figures and statistics is imported when it is used: `import metarec` stays cheap.
@@ -103,10 +104,8 @@ def update_readme(readme: Path, table_markdown: str) -> None:
     replace_table(readme, table_markdown)
 
 
-def _write_small_records(report: object, folder: Path) -> list[Path]:
-    from metarec.report.assemble import Report
+def _write_small_records(report: Report, folder: Path) -> list[Path]:
     from metarec.report.export import small_records
     from metarec.report.files import write_text
 
-    assert isinstance(report, Report)
     return [write_text(folder / name, text) for name, text in small_records(report).items()]

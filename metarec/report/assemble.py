@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from metarec.report.collect import Results, failed_records, finished_records, results_of
 from metarec.report.curve import Curve, curve_of
-from metarec.report.difference import meta_minus_transfer_table
+from metarec.report.difference import meta_minus_transfer_table, of_the_pair
 from metarec.report.provenance import Provenance, provenance_of
 from metarec.report.table import Table
 from metarec.report.tables import (
@@ -53,7 +53,8 @@ def assemble(records: Sequence[Record], allow_mixed_versions: bool = False) -> R
         made += [(table, (rated,)) for table in rated_tables(rated)]
     if item is not None:
         made.append((item_tasks_table(item), (item,)))
-    made.append((meta_minus_transfer_table(user, item), (user, item)))
+    pair = of_the_pair(user), of_the_pair(item)
+    made.append((meta_minus_transfer_table(*pair), pair))
     curve = curve_of(user) if user is not None else None
 
     provenance = {

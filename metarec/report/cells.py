@@ -23,7 +23,7 @@ from metarec.report.selection import (
     higher_is_better,
     interval_of,
     reference_of,
-    tests_of,
+    significance_of,
 )
 from metarec.report.table import (
     BETTER,
@@ -145,7 +145,7 @@ def _marks(
         return {}
     values = results.select(column.metric, "test", column.regime, column.k_shot, column.evaluation)
     marks = {reference: (REFERENCE, math.nan)}
-    for variant, found in tests_of(values, list(own), reference, column.metric).items():
+    for variant, found in significance_of(values, list(own), reference, column.metric).items():
         better = (found.mean > 0) == higher_is_better(column.metric)
         significant = found.p < SIGNIFICANT
         marks[variant] = ((BETTER if better else WORSE) if significant else "", found.p)

@@ -126,7 +126,7 @@ def results_of(
     if not own:
         return None
     what = f"{kind} tasks, {' or '.join(feedback)} feedback"
-    _check_one_setting(own, what)
+    check_one_setting(own, what)
     _check_distinct(own, what)
     frame = pd.concat([_per_task(record) for record in own], ignore_index=True)
     _check_same_episodes(frame, what)
@@ -140,6 +140,28 @@ def results_of(
         per_task=frame,
         variants=tuple(variants),
     )
+
+
+def check_one_setting(records: Sequence[Record], what: str) -> None:
+    """Refuses records of different data, splits or episodes in one table.
+
+    Args:
+        records: what the table would hold.
+        what: how the error calls the table.
+
+    Raises:
+        RunError: naming the key of the configuration, its values and the runs.
+    """
+    settings = {run_name(record): _setting(record) for record in records}
+    for key in _setting(records[0]):
+        values: dict[Hashable, list[Record]] = defaultdict(list)
+        for record in records:
+            values[_frozen(settings[run_name(record)][key])].append(record)
+        if len(values) > 1:
+            raise RunError(
+                f"{what}: the records differ in {key}: {_listed(values)}. One table holds one "
+                "setting: report them as experiments of their own"
+            )
 
 
 def run_name(record: Record) -> str:
@@ -170,19 +192,6 @@ def _per_task(record: Record) -> pd.DataFrame:
     frame["adapted"] = adapted
     keys = {flag: Variant(record.learner, flag).key for flag in (True, False)}
     return frame.assign(learner=frame["adapted"].map(keys))
-
-
-def _check_one_setting(records: Sequence[Record], what: str) -> None:
-    settings = {run_name(record): _setting(record) for record in records}
-    for key in _setting(records[0]):
-        values: dict[Hashable, list[Record]] = defaultdict(list)
-        for record in records:
-            values[_frozen(settings[run_name(record)][key])].append(record)
-        if len(values) > 1:
-            raise RunError(
-                f"{what}: the records differ in {key}: {_listed(values)}. One table holds one "
-                "setting: report them as experiments of their own"
-            )
 
 
 def _setting(record: Record) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from metarec.report.cells import (
     interval_cell,
     regimes_of,
 )
-from metarec.report.collect import Results
+from metarec.report.collect import Results, check_one_setting
 from metarec.report.labels import Variant, metric_label, regime_label
 from metarec.report.notes import few, source_notes
 from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of, interval_of
@@ -36,6 +36,24 @@ from metarec.report.table import (
     p_text,
 )
 
+META, TRANSFER = Variant("maml"), Variant("transfer")
+
+
+def of_the_pair(results: Results | None) -> Results | None:
+    """The part of the results that the table is about; None if there is nothing."""
+    if results is None:
+        return None
+    pair = (META.learner, TRANSFER.learner)
+    records = tuple(record for record in results.records if record.learner in pair)
+    if not records:
+        return None
+    return Results(
+        records=records,
+        failed=tuple(record for record in results.failed if record.learner in pair),
+        per_task=results.per_task[results.per_task["name"].isin(pair)],
+        variants=tuple(variant for variant in results.variants if variant.learner in pair),
+    )
+
 
 def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Table | None:
     """MAML minus transfer: same scorer, same episodes, paired over tasks.
@@ -44,7 +62,6 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
         Rows for the regimes, for K of the curve, and for item tasks; None if one of the two
         learners is missing everywhere.
     """
-    meta, transfer = Variant("maml"), Variant("transfer")
     plan: list[tuple[str, Results, Column]] = []
     if user is not None:
         k_shot = user.config.episode.k_shot
@@ -65,13 +82,17 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
         values = results.select(
             column.metric, "test", column.regime, column.k_shot, column.evaluation
         )
-        found = difference_of(values, meta, transfer, column.metric)
+        found = difference_of(values, META, TRANSFER, column.metric)
         if found is None:
             continue
-        pair = (_mean_cell(values, meta, column), _mean_cell(values, transfer, column))
+        pair = (_mean_cell(values, META, column), _mean_cell(values, TRANSFER, column))
         lines.append((title, column, pair, found))
     if not lines:
         return None
+    used = [results for results in (user, item) if results is not None]
+    check_one_setting(
+        [record for results in used for record in results.records], "meta minus transfer"
+    )
 
     p_holm = holm(np.array([estimate.p for *_, estimate in lines], np.float64))
     preliminary = any(
@@ -92,7 +113,6 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
             source=source,
         )
         rows.append((title, Row(column.head, (*pair, difference, Cell(p_text(float(p)))))))
-    used = [results for results in (user, item) if results is not None]
     sections = [
         Section(title, tuple(row for _, row in group))
         for title, group in groupby(rows, key=lambda entry: entry[0])
@@ -106,11 +126,12 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
     ]
     if preliminary:
         notes.append(few())
-    for results in used:
-        notes += source_notes(results, [column for _, own, column in plan if own is results])
+    notes += source_notes(
+        [(own, [column for _, other, column in plan if other is own]) for own in used]
+    )
     return Table(
         name="meta_minus_transfer",
-        title=f"Meta minus transfer: paired difference in {metric_label(PRIMARY)}",
+        title=f"Meta minus transfer, paired difference in {metric_label(PRIMARY)}",
         columns=("Episodes", "MAML", "Transfer", "Difference", "p (Holm)"),
         sections=tuple(sections),
         notes=tuple(notes),

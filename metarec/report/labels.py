@@ -31,7 +31,7 @@ _LEARNERS: dict[str, tuple[str, str]] = {
     "predicted_popularity": ("Content", "Predicted popularity"),
     "transfer": ("Transfer", "Transfer"),
     "maml": ("Meta", "MAML"),
-    "maml_learn2learn": ("Meta", "MAML (learn2learn)"),
+    "maml_learn2learn": ("Meta", "MAML, learn2learn"),
     "prototypical": ("Meta", "Prototypical"),
     "prototypical_no_projection": ("Meta", "Prototypical, no projection"),
 }

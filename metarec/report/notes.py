@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS
 from metarec.report.cells import Column
 from metarec.report.collect import Results, error_of, run_name
-from metarec.report.labels import regime_label
+from metarec.report.labels import BASELINE_GROUPS, group_of, regime_label
 from metarec.report.provenance import provenance_of
 from metarec.report.selection import RESAMPLES
 from metarec.report.table import BETTER, MISSING, REFERENCE, WORSE
@@ -21,21 +21,17 @@ def notes_of(results: Results, columns: Sequence[Column], preliminary: bool) -> 
         columns: its columns.
         preliminary: whether there are too few seeds or episodes.
     """
-    k_shot = results.config.episode.k_shot
     notes = [
         f"Mean over test tasks with its 95 % bootstrap interval ({RESAMPLES:,} resamples of tasks, "
         "each with all its seeds; BCa).",
-        f"{REFERENCE}: the baseline (floor, collaborative or content) that is best on validation, "
-        f"at K = {k_shot}, in that metric and regime. {BETTER} and {WORSE}: significantly better "
-        "and worse than it (Wilcoxon’s signed-rank test, paired over tasks, p < .05 after Holm’s "
-        "correction over the learners of a column).",
+        _how_tested(results),
         few()
         if preliminary
         else "Bold: the best of its column, if it is significantly better than the reference.",
         "Chance is the exact expectation of a constant score. "
         f"{MISSING}: the metric does not apply.",
     ]
-    return (*notes, *source_notes(results, columns))
+    return (*notes, *source_notes([(results, columns)]))
 
 
 def few() -> str:
@@ -46,32 +42,54 @@ def few() -> str:
     )
 
 
-def source_notes(results: Results, columns: Sequence[Column]) -> list[str]:
-    """Data, tasks, seeds, records and command of a table, and the runs that failed."""
-    frame = results.per_task
-    tasks = []
-    for regime in dict.fromkeys(column.regime for column in columns):
-        own = [column for column in columns if column.regime == regime]
-        for evaluation in dict.fromkeys(column.evaluation for column in own):
-            here = frame[
-                (frame["part"] == "test")
-                & (frame["regime"] == regime)
-                & (frame["evaluation"] == evaluation)
-            ]
-            nested = " (nested supports)" if evaluation == "curve" else ""
-            tasks.append(f"{regime_label(regime).lower()}{nested} {here['task'].nunique()}")
-    seeds = sorted({record.seed for record in results.records})
-    source = provenance_of(results)
+def source_notes(parts: Sequence[tuple[Results, Sequence[Column]]]) -> list[str]:
+    """Data, tasks, seeds, records and command of a table, and the runs that failed.
+
+    Args:
+        parts: the results of the table with the columns (or rows) that show them.
+    """
+    sources = [provenance_of(results) for results, _ in parts]
+    tasks = [text for results, columns in parts for text in _task_counts(results, columns)]
+    records = [record for results, _ in parts for record in results.records]
+    failed = [record for results, _ in parts for record in results.failed]
+    seeds = sorted({record.seed for record in records})
+    code = sorted({version for source in sources for version in source.code})
+    commit = sorted({version for source in sources for version in source.commit})
+    commands = dict.fromkeys(source.command for source in sources)
     notes = [
-        f"Data: {source.data}, {source.split}. Test tasks: {', '.join(tasks)}; "
+        f"Data: {sources[0].data}, {sources[0].split}. Test tasks: {', '.join(tasks)}; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}).",
-        f"{len(results.records)} records, code {_joined(source.code, 12)}, "
-        f"commit {_joined(source.commit, 12)}, by {source.command}.",
+        f"{len(records)} records, code {_joined(code, 12)}, "
+        f"commit {_joined(commit, 12)}, by {' and '.join(commands)}.",
     ]
-    if results.failed:
-        listed = "; ".join(f"{run_name(record)}: {error_of(record)}" for record in results.failed)
+    if failed:
+        listed = "; ".join(f"{run_name(record)}: {error_of(record)}" for record in failed)
         notes.append(f"Failed runs, left out: {listed}.")
     return notes
+
+
+def _how_tested(results: Results) -> str:
+    targets = results.targets
+    if not any(group_of(name, targets[name]) in BASELINE_GROUPS for name in targets):
+        return "There is no baseline among the records, so that nothing was tested."
+    return (
+        f"{REFERENCE}: the baseline (floor, collaborative or content) that is best on validation, "
+        f"at K = {results.config.episode.k_shot}, in that metric and regime. {BETTER} and {WORSE}: "
+        "significantly better and worse than it (Wilcoxon’s signed-rank test, paired over tasks, "
+        "p < .05 after Holm’s correction over the learners of a column)."
+    )
+
+
+def _task_counts(results: Results, columns: Sequence[Column]) -> list[str]:
+    frame = results.per_task
+    kind = "item tasks, " if results.config.episode.task == "item" else ""
+    counts = []
+    for regime, evaluation in dict.fromkeys((c.regime, c.evaluation) for c in columns):
+        here = (frame["part"] == "test") & (frame["evaluation"] == evaluation)
+        nested = " (nested supports)" if evaluation == "curve" else ""
+        count = frame.loc[here & (frame["regime"] == regime), "task"].nunique()
+        counts.append(f"{kind}{regime_label(regime).lower()}{nested} {count}")
+    return counts
 
 
 def _joined(names: Sequence[str], length: int) -> str:

@@ -41,6 +41,9 @@ def reference_of(results: Results, column: str, regime: str, k_shot: int) -> Var
     """
     targets = results.targets
     values = results.select(column, "validation", regime, k_shot)
+    # As everywhere: the mean over tasks of the mean over seeds.
+    by_task = values.groupby(["learner", "task"])["value"].mean()
+    means = by_task.groupby("learner").mean()
     sign = 1 if higher_is_better(column) else -1
     best: tuple[float, Variant] | None = None
     for variant in results.variants:
@@ -48,15 +51,10 @@ def reference_of(results: Results, column: str, regime: str, k_shot: int) -> Var
             continue
         if group_of(variant.learner, targets[variant.learner]) not in BASELINE_GROUPS:
             continue
-        mean = mean_of(values, variant)
+        mean = float(means.get(variant.key, math.nan))
         if not math.isnan(mean) and (best is None or sign * mean > best[0]):
             best = sign * mean, variant
     return None if best is None else best[1]
-
-
-def mean_of(values: pd.DataFrame, variant: Variant) -> float:
-    """Mean over tasks of the mean over seeds; NaN without a value."""
-    return interval(_of(values, variant), resamples=1).mean
 
 
 def interval_of(values: pd.DataFrame, variant: Variant) -> Interval | None:
@@ -102,7 +100,7 @@ def difference_of(
     return _differences(values, [learner], reference, column, RESAMPLES).get(learner)
 
 
-def tests_of(
+def significance_of(
     values: pd.DataFrame, variants: Sequence[Variant], reference: Variant, column: str
 ) -> dict[Variant, Estimate]:
     """The paired test of every learner against the reference, with Holm over all of them.

@@ -120,14 +120,18 @@ class Table:
     def to_latex(self) -> str:
         """A `table` environment that needs booktabs and nothing else."""
         width = len(self.columns)
+        # What fits between margins of an inch on letter paper.
+        size, small = (
+            (r"\footnotesize", r"\scriptsize") if width <= 5 else (r"\scriptsize", r"\tiny")
+        )
         lines = [
             "% Made by metarec.report from the records; do not edit.",
             r"\begin{table}[tp]",
             r"\centering",
             rf"\caption{{{_latex(self.full_title)}.}}",
             rf"\label{{tab:{self.name}}}",
-            r"\footnotesize",
-            r"\setlength{\tabcolsep}{4pt}",
+            size,
+            r"\setlength{\tabcolsep}{3pt}",
             rf"\begin{{tabular}}{{@{{}}l{'l' * (width - 1)}@{{}}}}",
             r"\toprule",
             " & ".join(_latex(column) for column in self.columns) + r" \\",
@@ -140,7 +144,7 @@ class Table:
                 heading = rf"\emph{{{_latex(section.title)}}}"
                 lines.append(rf"\multicolumn{{{width}}}{{@{{}}l}}{{{heading}}} \\")
             for row in section.rows:
-                cells = [_latex(row.label), *(_latex_cell(cell) for cell in row.cells)]
+                cells = [_latex(row.label), *(_latex_cell(cell, small) for cell in row.cells)]
                 lines.append(" & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
         if self.notes:
@@ -262,12 +266,12 @@ def _escaped(text: str) -> str:
     return "".join(_LATEX.get(character, character) for character in text)
 
 
-def _latex_cell(cell: Cell) -> str:
+def _latex_cell(cell: Cell, small: str) -> str:
     value = _latex(cell.value)
     value = rf"\textbf{{{value}}}" if cell.bold else value
     if cell.mark:
         value += rf"\textsuperscript{{{_escaped(cell.mark)}}}"
-    return rf"{value} {{\scriptsize {_escaped(cell.interval)}}}" if cell.interval else value
+    return rf"{value} {{{small} {_escaped(cell.interval)}}}" if cell.interval else value
 
 
 def _markdown(text: str) -> str:

@@ -58,8 +58,8 @@ def rated_tables(results: Results) -> list[Table]:
             Table(
                 name="rated" if regime == first else f"rated_{regime}",
                 title=(
-                    f"Learners trained on ratings, {regime_label(regime).lower()}, K = {k_shot}: "
-                    "errors of predicted ratings and the ranking of rated items"
+                    "Errors of predicted ratings and the ranking of what was rated, learners "
+                    f"trained on ratings, {regime_label(regime).lower()}, K = {k_shot}"
                 ),
                 columns=("Learner", *(column.head for column in columns)),
                 sections=grouped(results, cells),
@@ -87,7 +87,7 @@ def item_tasks_table(results: Results) -> Table | None:
         preliminary |= few
     return Table(
         name="item_tasks",
-        title="Item tasks: the known users ranked for a new item after the feedback of K of them",
+        title="Item tasks, known users ranked for a new item after the feedback of K of them",
         columns=("Learner", *(f"K = {k}" for k in shots)),
         sections=tuple(sections),
         notes=notes_of(results, every, preliminary),

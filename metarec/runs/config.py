@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Literal
 
-from metarec.errors import ConfigError, did_you_mean
-from metarec.runs.fields import conform
+from metarec.errors import ConfigError
+from metarec.runs.fields import conform, conformed
 
 Regime = Literal["warm", "user_cold", "item_cold", "both_cold"]
 Part = Literal["validation", "test"]
@@ -114,9 +114,9 @@ class EpisodeConfig:
     threshold: float | None = 4.0
     k_shot: int = 10
     train_k_shot: int | tuple[int, int] = (0, 20)
-    query_size: int = 20
+    query_size: int = 64
     task_batch: int = 32
-    negatives: float = 0.5
+    negatives: float = 0.8
     order: Literal["random", "time"] = "random"
 
     def __post_init__(self) -> None:
@@ -174,7 +174,9 @@ class LearnerConfig:
                     "learner.name and learner._target_"
                 )
         name, target = rest.pop("name"), rest.pop("_target_")
-        return cls(name, target, search=rest.pop("search", None) or {}, arguments=rest)
+        search = rest.pop("search", None) or {}
+        values = {"name": name, "target": target, "search": search, "arguments": rest}
+        return cls(**conformed(values, cls, "learner"))
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of `from_dict`."""
@@ -289,7 +291,6 @@ class RunConfig:
             ConfigError: for an unknown key, naming it and the nearest known one, or a value that
                 cannot be.
         """
-        _known(values, cls, "")
         built: dict[str, Any] = {}
         for key, value in values.items():
             kind = _SECTIONS.get(key)
@@ -298,10 +299,10 @@ class RunConfig:
             if key == "learner":
                 built[key] = LearnerConfig.from_dict(value)
             elif kind is not None:
-                _known(value, kind, f"{key}.")
-                built[key] = kind(**value)
+                built[key] = kind(**conformed(value, kind, key))
             else:
                 built[key] = value
+        built = conformed(built, cls, "")
         if "learner" not in built:
             raise ConfigError("no learner; choose one, as in learner=ease")
         return cls(**built)
@@ -341,15 +342,6 @@ _SECTIONS: Mapping[str, type[Any]] = {
 def _at_least(key: str, value: int, least: int) -> None:
     if value < least:
         raise ConfigError(f"{key}={value} must be at least {least}")
-
-
-def _known(values: Mapping[str, Any], kind: type[Any], section: str) -> None:
-    names = [item.name for item in fields(kind)]
-    for key in values:
-        if key not in names:
-            raise ConfigError(
-                f"unknown configuration key {section + str(key)!r}{did_you_mean(str(key), names)}"
-            )
 
 
 def _plain(value: Any) -> Any:

@@ -23,11 +23,30 @@ def conform(instance: Any, section: str) -> None:
     Raises:
         ConfigError: naming the key, the value and what is needed.
     """
-    hints = get_type_hints(type(instance))
-    for item in fields(instance):
-        key = f"{section}.{item.name}" if section else item.name
-        value = _cast(getattr(instance, item.name), hints[item.name], key)
-        object.__setattr__(instance, item.name, value)
+    values = {item.name: getattr(instance, item.name) for item in fields(instance)}
+    for name, value in conformed(values, type(instance), section).items():
+        object.__setattr__(instance, name, value)
+
+
+def conformed(values: Mapping[str, Any], kind: type[Any], section: str) -> dict[str, Any]:
+    """The same for what a dataclass is to be made of.
+
+    Args:
+        values: by name of the field.
+        kind: the dataclass.
+        section: where it stands in the configuration, for messages.
+
+    Raises:
+        ConfigError: likewise, or for a name that is no field, naming the nearest that is one.
+    """
+    hints, names = get_type_hints(kind), [item.name for item in fields(kind)]
+    result = {}
+    for name, value in values.items():
+        key = f"{section}.{name}" if section else str(name)
+        if name not in names:
+            raise ConfigError(f"unknown configuration key {key!r}{did_you_mean(str(name), names)}")
+        result[name] = _cast(value, hints[name], key)
+    return result
 
 
 class _UnfitError(Exception):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
-from collections.abc import Collection
-from typing import Any, cast
+from typing import Any
 
 from metarec.errors import ConfigError, did_you_mean
 from metarec.learner import Learner
 from metarec.runs.config import RunConfig
 
 
-def learner_class(config: RunConfig) -> type[Learner]:
+def learner_class(config: RunConfig) -> type[Any]:
     """Imports the class of a run's learner.
 
     Args:
@@ -39,7 +38,7 @@ def learner_class(config: RunConfig) -> type[Learner]:
             f"learner._target_={target!r}: {module_name} has no class {name!r}"
             f"{did_you_mean(name, classes)}"
         )
-    return cast("type[Learner]", found)
+    return found
 
 
 def build_learner(config: RunConfig) -> Learner:
@@ -62,18 +61,14 @@ def build_learner(config: RunConfig) -> Learner:
                 )
     if "device" in known:
         arguments.setdefault("device", config.backend.device)
-    return kind(**{name: _tuples(value) for name, value in arguments.items()})
+    learner: Learner = kind(**{name: _tuples(value) for name, value in arguments.items()})
+    return learner
 
 
 def serves(config: RunConfig) -> bool:
     """Whether the learner takes the kind of task and the feedback of the run."""
     kind = learner_class(config)
-    return config.episode.task in kind.serves and config.episode.feedback in kind.accepts
-
-
-def parameters(config: RunConfig) -> Collection[str]:
-    """The names of the arguments that the learner's class takes."""
-    return inspect.signature(learner_class(config)).parameters.keys()
+    return bool(config.episode.task in kind.serves and config.episode.feedback in kind.accepts)
 
 
 def _importable(module: str) -> bool:

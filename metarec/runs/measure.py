@@ -81,7 +81,9 @@ def measure_run(
         kind: Literal["main", "curve"], episodes: EvaluationEpisodes
     ) -> Iterator[tuple[bool, Evaluation]]:
         for adapted, one in learners:
-            done = _evaluate(config, one, meta_parameters, episodes, split, progress)
+            done = _evaluate(
+                config, one, meta_parameters, episodes, split, cutoffs_of(config), progress
+            )
             frames.append(done.per_task.assign(evaluation=kind, adapted=adapted))
             yield adapted, done
 
@@ -132,7 +134,7 @@ def validator(
     def validate(meta_parameters: MetaParameters) -> float:
         metrics = {
             regime: _numbers(
-                _evaluate(config, learner, meta_parameters, one, split).summary()["mean"]
+                _evaluate(config, learner, meta_parameters, one, split, (10,)).summary()["mean"]
             )
             for regime, one in episodes.items()
         }
@@ -216,13 +218,14 @@ def _evaluate(
     meta_parameters: MetaParameters,
     episodes: EvaluationEpisodes,
     split: Split,
+    cutoffs: tuple[int, ...],
     progress: bool = False,
 ) -> Evaluation:
     return evaluate(
         learner,
         meta_parameters,
         episodes,
-        cutoffs=cutoffs_of(config),
+        cutoffs=cutoffs,
         chunk=config.evaluation.chunk,
         progress=progress,
         rating_scale=split.dataset.rating_scale,

@@ -128,22 +128,25 @@ def trial_values(config: RunConfig, trials: int, seed: int) -> list[dict[str, An
     return [{}, *others[: trials - 1]]
 
 
-def write_tuning(tuning: Tuning, configs: Path, paper: Path, command: str) -> list[Path]:
+def write_tuning(
+    tuning: Tuning, episode: str, configs: Path, paper: Path, command: str
+) -> list[Path]:
     """Writes the chosen values as a configuration and all trials as a small record.
 
     Args:
         tuning: of one learner.
-        configs: gets `learner/best/<name>.yaml`.
-        paper: gets `records/tuning/<name>.json`.
+        episode: name of the episodes that it was tuned on, such as `binary`.
+        configs: gets `learner/best/<episode>/<name>.yaml`.
+        paper: gets `records/tuning/<episode>/<name>.json`.
         command: what was run, for the header.
 
     Returns:
         The two files.
     """
     name = tuning.config.learner.name
-    record = paper / "records" / "tuning" / f"{name}.json"
+    record = paper / "records" / "tuning" / episode / f"{name}.json"
     write_text(record, json.dumps(_summary(tuning, command), indent=1) + "\n")
-    best = configs / "learner" / "best" / f"{name}.yaml"
+    best = configs / "learner" / "best" / episode / f"{name}.yaml"
     score, default = tuning.best.selection, tuning.trials[0].selection
     of_default = "failed" if default is None else f"{default:.4f}"
     content: dict[str, Any] = {"defaults": [f"/learner/{name}@_here_", "_self_"]}

@@ -23,7 +23,7 @@ from metarec.torch.scorer import (
 )
 from metarec.torch.training import Gradients, OuterLoop, autograd, train
 
-OuterLoss = Literal["pointwise", "softmax"]
+OuterLoss = Literal["auto", "pointwise", "softmax"]
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,24 @@ def predicts(feedback: Feedback, kind: OuterLoss) -> Predicts:
     """What a scorer that was trained by this outer loss predicts."""
     if feedback == "rating":
         return "rating"
-    return "logit" if kind == "pointwise" else "order"
+    return "logit" if chosen_loss(kind, feedback) == "pointwise" else "order"
+
+
+def chosen_loss(kind: OuterLoss, feedback: Feedback) -> OuterLoss:
+    """`auto` is softmax for labels of 1 and 0, which ranks, and pointwise for ratings.
+
+    Raises:
+        LearnerError: if ratings are to be learned by softmax, or the name is unknown.
+    """
+    if kind not in ("auto", "pointwise", "softmax"):
+        raise LearnerError(f"learner.outer_loss={kind!r}; known: auto, pointwise, softmax")
+    if kind == "softmax" and feedback == "rating":
+        raise LearnerError(
+            "learner.outer_loss=softmax ranks positives; rating feedback needs pointwise or auto"
+        )
+    if kind == "auto":
+        return "pointwise" if feedback == "rating" else "softmax"
+    return kind
 
 
 def inputs_of(side: Training | None, meta_parameters: MetaParameters, name: str) -> Inputs:
@@ -136,10 +153,7 @@ def fit(
     Returns:
         Meta-parameters: the scorer's weights and the statistics of its inputs.
     """
-    if kind == "softmax" and training.feedback == "rating":
-        raise LearnerError(
-            "learner.outer_loss=softmax ranks positives; rating feedback needs pointwise"
-        )
+    kind = chosen_loss(kind, training.feedback)
     inputs = Inputs.fit(training)
     rng = np.random.default_rng([training.seed, 1])
     loss = pointwise(training.feedback)

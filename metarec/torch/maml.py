@@ -29,7 +29,8 @@ class MAML:
         engine: `gram` (exact dual form), `vmap` (torch.func), `learn2learn` (the reference, for
             training; adapts by `gram`), or `auto`.
         hidden_sizes: of the scorer.
-        outer_loss: `pointwise` (cross-entropy or squared error) or `softmax` over a task's queries.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries, or
+            `auto`: softmax, but pointwise for ratings.
         steps: outer steps, at the most.
         learning_rate: of the outer loop.
         weight_decay: of the outer loop.
@@ -51,10 +52,10 @@ class MAML:
         first_order: bool = False,
         engine: Engine = "auto",
         hidden_sizes: tuple[int, ...] = (64, 64),
-        outer_loss: OuterLoss = "pointwise",
+        outer_loss: OuterLoss = "auto",
         steps: int = 1000,
         learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
+        weight_decay: float = 1.0,
         validate_every: int = 100,
         patience: int = 5,
         device: str = "auto",

@@ -19,7 +19,7 @@ from metarec.torch.episodic import OuterLoss
 from metarec.torch.inner_loop import Episodes
 from metarec.torch.training import OuterLoop, autograd, choose_device, train
 
-Projection = Literal["linear", "none"]
+Projection = Literal["mlp", "linear", "none"]
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,12 @@ class Prototypical:
     priors. Adapting is a mean: there is no gradient step to switch off.
 
     Args:
-        projection: `linear`, meta-trained, or `none`: distances of the standardised features
-            themselves, nothing trained, priors at the origin (the ablation); constant at K=0.
-        embedding_size: E, of the projection.
-        outer_loss: `pointwise` (cross-entropy) or `softmax` over a task's queries.
+        projection: `mlp` (one hidden layer) or `linear`, meta-trained, or `none`: distances of the
+            standardised features themselves, nothing trained, priors at the origin (the
+            ablation); constant at K=0.
+        embedding_size: E, of the projection, and width of its hidden layer.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries, or
+            `auto`: softmax, but pointwise for ratings.
         steps: outer steps, at the most.
         learning_rate: of the outer loop.
         weight_decay: of the outer loop.
@@ -71,18 +73,18 @@ class Prototypical:
 
     def __init__(
         self,
-        projection: Projection = "linear",
+        projection: Projection = "mlp",
         embedding_size: int = 64,
         outer_loss: OuterLoss = "pointwise",
         steps: int = 1000,
-        learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 0.3,
         validate_every: int = 100,
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        if projection not in ("linear", "none"):
-            raise LearnerError(f"learner.projection={projection!r}; known: linear, none")
+        if projection not in ("mlp", "linear", "none"):
+            raise LearnerError(f"learner.projection={projection!r}; known: mlp, linear, none")
         self.projection: Projection = projection
         self.embedding_size = embedding_size
         self.outer_loss: OuterLoss = outer_loss
@@ -107,6 +109,7 @@ class Prototypical:
         if self.projection == "none":
             return dict(inputs.statistics)
         loss = episodic.pointwise(training.feedback)
+        kind = episodic.chosen_loss(self.outer_loss, training.feedback)
 
         def loss_of(parameters: dict[str, Tensor], step: int) -> Tensor:
             batch = training.sampler.batch(step)
@@ -122,7 +125,7 @@ class Prototypical:
             liked, disliked = prototypes(parameters, shots, labels, mask, context)
             scores = logits(parameters, liked, disliked, query, extra)
             episodes = Episodes(shots, labels, mask, query, query_labels, query_mask)
-            return episodic.outer_loss(self.outer_loss, loss, scores, episodes)
+            return episodic.outer_loss(kind, loss, scores, episodes)
 
         return train(
             self._initial(inputs, np.random.default_rng([training.seed, 2])),
@@ -133,13 +136,17 @@ class Prototypical:
     def _initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         size, embedding = inputs.size, self.embedding_size
         parameters = {
-            "projection": rng.standard_normal((size, embedding)) / np.sqrt(size),
+            "projection0": rng.standard_normal((size, embedding)) / np.sqrt(size),
             "prior.liked": 0.01 * rng.standard_normal(embedding),
             "prior.disliked": 0.01 * rng.standard_normal(embedding),
             "log_strength": np.zeros(2),
             "log_temperature": np.zeros(1),
             "bias": np.zeros(1),
         }
+        if self.projection == "mlp":
+            parameters["hidden"] = np.zeros(embedding)
+            weight = rng.standard_normal((embedding, embedding)) / np.sqrt(embedding)
+            parameters["projection1"] = weight
         if inputs.channels > 1:
             parameters["task.liked"] = rng.standard_normal((size, embedding)) / np.sqrt(size)
             parameters["task.disliked"] = np.zeros((size, embedding))
@@ -182,9 +189,12 @@ class Prototypical:
 
 def project(parameters: Mapping[str, Tensor], vectors: Tensor) -> Tensor:
     """[..., D] vectors in the learned space, or divided by the root of D where there is none."""
-    if "projection" in parameters:
-        return vectors @ parameters["projection"]
-    return vectors / vectors.shape[-1] ** 0.5
+    if "projection0" not in parameters:
+        return vectors / vectors.shape[-1] ** 0.5
+    embedded = vectors @ parameters["projection0"]
+    if "projection1" in parameters:
+        embedded = torch.relu(embedded + parameters["hidden"]) @ parameters["projection1"]
+    return embedded
 
 
 def prototypes(
@@ -208,17 +218,16 @@ def prototypes(
         (("liked", labels * mask), ("disliked", (1 - labels) * mask))
     ):
         total, count = (weight.unsqueeze(-1) * embedded).sum(1), weight.sum(1, keepdim=True)
-        if "projection" in parameters:
-            prior = parameters[f"prior.{side}"].expand_as(total)
+        strength: Tensor | float = 1.0
+        prior = torch.zeros_like(total)
+        if "projection0" in parameters:
+            strength = parameters["log_strength"][number].exp()
+            prior = prior + parameters[f"prior.{side}"]
             if f"task.{side}" in parameters:
                 prior = prior + context[:, 1] @ parameters[f"task.{side}"]
-            strength = parameters["log_strength"][number].exp()
-            found.append((strength * prior + total) / (strength + count))
-        else:
-            prior = torch.zeros_like(total)
-            if side == "liked" and context.shape[1] > 1:
-                prior = project(parameters, context[:, 1])
-            found.append((prior + total) / (1 + count))
+        elif side == "liked" and context.shape[1] > 1:
+            prior = project(parameters, context[:, 1])
+        found.append((strength * prior + total) / (strength + count))
     return found[0], found[1]
 
 
@@ -231,8 +240,8 @@ def logits(
 ) -> Tensor:
     """How much nearer each vector lies to the liked prototype than to the disliked one.
 
-    The difference of squared distances is affine in the vector, `2 e (l - d) - |l|² + |d|²`, so a
-    catalogue costs one product.
+    The difference of squared distances is affine in the embedding e, `2 e (l - d) - |l|² + |d|²`, so
+    a catalogue is embedded once for all tasks.
 
     Args:
         parameters: of the learner.
@@ -244,19 +253,16 @@ def logits(
     Returns:
         [T, N] logits.
     """
+    embedded = project(parameters, vectors)
     direction = 2 * (liked - disliked)
-    if "projection" in parameters:
-        direction = direction @ parameters["projection"].T
-    else:
-        direction = direction / vectors.shape[-1] ** 0.5
     offset = ((disliked**2).sum(-1) - (liked**2).sum(-1)).unsqueeze(1)
     if vectors.ndim == 2:
-        distances = direction @ vectors.T + offset
+        scores = direction @ embedded.T + offset
     else:
-        distances = torch.einsum("tnd,td->tn", vectors, direction) + offset
-    if "projection" not in parameters:
-        return distances
-    scores = parameters["log_temperature"].exp() * distances + parameters["bias"]
+        scores = torch.einsum("tne,te->tn", embedded, direction) + offset
+    if "projection0" not in parameters:
+        return scores
+    scores = parameters["log_temperature"].exp() * scores + parameters["bias"]
     if "extra" in parameters:
         scores = scores + extra @ parameters["extra"]
     return scores

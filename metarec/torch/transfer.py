@@ -25,7 +25,8 @@ class Transfer:
         fine_tune_steps: gradient steps on the support set of a new task; 0 only pretrains.
         fine_tune_learning_rate: of these steps.
         hidden_sizes: of the scorer.
-        outer_loss: `pointwise` (cross-entropy or squared error) or `softmax` over a task's queries.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries, or
+            `auto`: softmax, but pointwise for ratings.
         steps: training steps, at the most.
         learning_rate: of the training.
         weight_decay: of the training.
@@ -45,10 +46,10 @@ class Transfer:
         fine_tune_steps: int = 3,
         fine_tune_learning_rate: float = 0.01,
         hidden_sizes: tuple[int, ...] = (64, 64),
-        outer_loss: OuterLoss = "pointwise",
+        outer_loss: OuterLoss = "auto",
         steps: int = 1000,
         learning_rate: float = 1e-3,
-        weight_decay: float = 0.0,
+        weight_decay: float = 1.0,
         validate_every: int = 100,
         patience: int = 5,
         device: str = "auto",

@@ -46,6 +46,13 @@ def episodes(
     return pd.concat(frames, ignore_index=True)
 
 
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    # How exact an interval is is the business of significance.py; here it has to be fast.
+    for module in ("selection", "notes", "difference"):
+        monkeypatch.setattr(f"metarec.report.{module}.RESAMPLES", 200)
+
+
 @pytest.fixture
 def make_record(tmp_path: Path) -> MakeRecord:
     """Writes a record with the real writer; `quality` is about the learner's nDCG@10."""

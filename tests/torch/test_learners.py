@@ -131,7 +131,14 @@ def test_maml_adapts_better_than_its_own_0_step_row_where_tastes_differ(
 ) -> None:
     """On queries of meta-train tasks: what the outer loop minimises, measured."""
     _, training = make_training(tiny_dataset)
-    learner = MAML(inner_learning_rate=0.3, steps=150, hidden_sizes=(16,), learning_rate=5e-3)
+    learner = MAML(
+        inner_learning_rate=0.3,
+        steps=150,
+        hidden_sizes=(16,),
+        learning_rate=5e-3,
+        weight_decay=0.0,
+        outer_loss="pointwise",
+    )
     meta_parameters = learner.fit(training)
     losses = {True: 0.0, False: 0.0}
     for step in range(1000, 1010):
@@ -189,7 +196,7 @@ def test_saved_meta_parameters_need_the_features_back(tiny_dataset: Dataset) -> 
         lambda: MAML(learning_rate=0.0),
         lambda: MAML(engine="fast"),  # type: ignore[arg-type]
         lambda: Transfer(fine_tune_learning_rate=-1.0),
-        lambda: Prototypical(projection="mlp"),  # type: ignore[arg-type]
+        lambda: Prototypical(projection="deep"),  # type: ignore[arg-type]
     ],
 )
 def test_arguments_out_of_range_are_errors(make: Any) -> None:

@@ -1,0 +1,103 @@
+"""Many runs at once: processes of one thread each, which on small products beats threads."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from metarec.errors import ConfigError, MetarecError
+from metarec.runs.config import RunConfig
+from metarec.runs.run import run
+from metarec.runs.store import Record
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one run.
+
+    Args:
+        number: of the configuration in the list.
+        record: of the finished run; None if it failed.
+        error: what made it fail; None if it did not.
+        trace: the traceback of an error that metarec did not raise on purpose.
+        seconds: that the run took; next to nothing if it was finished before.
+    """
+
+    number: int
+    record: Record | None
+    error: str | None
+    trace: str | None
+    seconds: float
+
+
+def run_many(configs: Sequence[RunConfig], results: str | Path, workers: int) -> Iterator[Outcome]:
+    """Runs configurations, several at a time, and yields what came of each as it ends.
+
+    A failed run leaves its error in its record, and the others go on. The order of the runs and
+    their number at a time change no result.
+
+    Args:
+        configs: what to run, in the order in which they start.
+        results: where the records go.
+        workers: processes; with 1 everything runs in this process, with all its threads.
+
+    Yields:
+        The outcome of each run.
+
+    Raises:
+        ConfigError: if there is not even one worker.
+    """
+    if workers < 1:
+        raise ConfigError(f"workers={workers}: at least 1 is needed")
+    if workers == 1:
+        for number, config in enumerate(configs):
+            yield _outcome(number, config, results)
+        return
+    # a fresh interpreter each: a fork would take along a framework's threads in whatever state
+    context = multiprocessing.get_context("spawn")
+    with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
+        futures = [
+            pool.submit(_outcome, number, config, results) for number, config in enumerate(configs)
+        ]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _outcome(number: int, config: RunConfig, results: str | Path) -> Outcome:
+    begin = time.perf_counter()
+    record, error, trace = None, None, None
+    try:
+        record = run(config, results)
+    except Exception as problem:
+        error = f"{type(problem).__name__}: {problem}"
+        if not isinstance(problem, MetarecError):
+            trace = traceback.format_exc()
+    return Outcome(number, record, error, trace, time.perf_counter() - begin)
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Processes that start within hold their linear algebra to one thread."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metarec.runs import load_records
+
+Script = Callable[..., int]
+
+
+def test_one_run_leaves_one_record_and_nothing_else(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = set(tmp_path.iterdir())
+    assert script("benchmark", "learner=popularity", "seed=1") == 0
+    (record,) = load_records(tmp_path / "results", "benchmark")
+    assert (record.learner, record.seed, record.status) == ("popularity", 1, "finished")
+    output = capsys.readouterr().out
+    assert record.path.name in output
+    assert "test catalogue/ndcg@10: warm" in output
+    assert set(tmp_path.iterdir()) - before == {tmp_path / "results"}
+
+
+def test_a_sweep_makes_a_record_each_and_skips_what_is_finished(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("benchmark", "learner=popularity", "seed=0") == 0
+    capsys.readouterr()
+    assert script("benchmark", "-m", "learner=popularity,random", "seed=0,1") == 0
+    output = capsys.readouterr().out
+    assert output.count("finished before:") == 1
+    assert "4 runs finished, 0 failed" in output
+    records = load_records(tmp_path / "results")
+    assert sorted((record.learner, record.seed) for record in records) == [
+        ("popularity", 0),
+        ("popularity", 1),
+        ("random", 0),
+        ("random", 1),
+    ]
+
+
+def test_a_failed_run_leaves_its_error_and_the_sweep_goes_on_and_says_so(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    status = script(
+        "benchmark",
+        "-m",
+        "learner=random",
+        "~learner.seed",
+        "learner._target_=fake_learners.Broken,fake_learners.Walk",
+    )
+    assert status == 1
+    output = capsys.readouterr().out
+    assert "RuntimeError: the loss is NaN at step 3" in output
+    assert "1 runs finished, 1 failed" in output
+    assert "learner._target_=fake_learners.Broken" in output.splitlines()[-1]
+    records = load_records(tmp_path / "results")
+    assert sorted(record.status for record in records) == ["failed", "finished"]
+    (failed,) = (record for record in records if record.status == "failed")
+    assert failed.error == "RuntimeError: the loss is NaN at step 3"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seeed=1", "'seeed'; did you mean 'seed'?"),
+        ("episode.kshot=1", "'episode.kshot'; did you mean 'k_shot'?"),
+        ("learner.off=all", "no argument 'off'; did you mean 'of'?"),
+        ("episode.k_shot=1000", "k_shot"),
+        ("data.options.interactions=nowhere.csv", "nowhere.csv"),
+    ],
+)
+def test_a_wrong_key_or_value_ends_in_one_clear_error(
+    script: Script, capsys: pytest.CaptureFixture[str], override: str, message: str
+) -> None:
+    assert script("benchmark", "learner=popularity", override) == 1
+    captured = capsys.readouterr()
+    assert message in captured.out
+    assert "Traceback" not in captured.out + captured.err
+
+
+def test_an_unknown_learner_name_is_an_error_that_lists_the_known_ones(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("benchmark", "learner=popularty") == 1
+    error = capsys.readouterr().err
+    assert "learner/popularty" in error
+    assert "\tpopularity" in error
+
+
+def test_the_learners_that_jax_does_not_have_say_so(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("benchmark", "learner=maml", "backend=jax") == 1
+    assert "choose backend=torch" in capsys.readouterr().out

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import pytest
+
+from metarec.report.assemble import assemble
+
+
+def rows_of(table):
+    return {row.label: row for section in table.sections for row in section.rows}
+
+
+def tables_of(records):
+    return {table.name: table for table in assemble(records).tables}
+
+
+def seeds_of(make_record, n, *learners, **overrides):
+    return [
+        make_record(name, quality, seed=seed, **overrides)
+        for name, quality in learners
+        for seed in range(n)
+    ]
+
+
+def test_the_main_table_has_learners_by_regimes_under_their_groups(make_record):
+    records = [
+        make_record("random", 0.05),
+        make_record("ease", 0.3),
+        make_record("transfer", 0.2, without_steps=0.1),
+        make_record("maml", 0.25, without_steps=0.1),
+    ]
+    table = tables_of(records)["main"]
+    assert table.columns == ("Learner", "Warm", "User cold", "Item cold", "Both cold")
+    assert [(s.title, [row.label for row in s.rows]) for s in table.sections] == [
+        ("", ["Chance"]),
+        ("Floor", ["Random"]),
+        ("Collaborative", ["EASE^R"]),
+        ("Transfer", ["Transfer, 0 steps", "Transfer, fine-tuned"]),
+        ("Meta", ["MAML, 0 steps", "MAML"]),
+    ]
+
+
+def test_a_learner_without_a_label_of_its_own_is_called_by_its_name(make_record):
+    table = tables_of([make_record("ease"), make_record("my_new_method", target="mine:New")])[
+        "main"
+    ]
+    assert [section.title for section in table.sections] == ["", "Collaborative", "Other"]
+    assert "My new method" in rows_of(table)
+
+
+def test_cells_hold_the_mean_of_the_per_task_results(make_record):
+    record = make_record("ease", 0.3)
+    frame = record.per_task
+    here = (frame["part"] == "test") & (frame["regime"] == "warm") & (frame["evaluation"] == "main")
+    cell = rows_of(tables_of([record])["main"])["EASE^R"].cells[0]
+    assert cell.estimate is not None
+    assert cell.estimate.mean == pytest.approx(frame.loc[here, "catalogue/ndcg@10"].mean())
+    assert cell.value == f"{cell.estimate.mean:.3f}".lstrip("0")
+    assert cell.estimate.low < cell.estimate.mean < cell.estimate.high
+    assert (cell.estimate.tasks, cell.estimate.seeds, cell.estimate.episodes) == (30, 1, 30)
+
+
+def test_the_chance_row_has_no_interval(make_record):
+    cells = rows_of(tables_of([make_record("ease")])["main"])["Chance"].cells
+    assert all(0 < float(cell.value) < 0.3 and cell.interval == "" for cell in cells)
+
+
+def test_a_reference_is_marked_and_so_is_what_differs_significantly(make_record):
+    records = [
+        make_record("ease", 0.3),
+        make_record("maml", 0.5),
+        make_record("random", 0.05),
+    ]
+    rows = rows_of(tables_of(records)["main"])
+    assert [rows[label].cells[1].mark for label in ("EASE^R", "MAML", "Random")] == ["†", "+", "−"]
+
+
+def test_a_table_of_few_seeds_is_preliminary_and_bolds_nothing(make_record):
+    records = seeds_of(make_record, 4, ("ease", 0.3), ("maml", 0.5), n_tasks=200)
+    table = tables_of(records)["main"]
+    assert table.full_title.startswith("Preliminary")
+    assert not any(cell.bold for row in rows_of(table).values() for cell in row.cells)
+
+
+def test_a_table_of_few_episodes_is_preliminary_too(make_record):
+    records = seeds_of(make_record, 5, ("ease", 0.3), ("maml", 0.5), n_tasks=119)
+    table = tables_of(records)["main"]
+    assert table.preliminary
+    assert not any(cell.bold for row in rows_of(table).values() for cell in row.cells)
+
+
+def test_with_enough_seeds_and_episodes_the_significantly_best_alone_is_bold(make_record):
+    learners = (("ease", 0.3), ("maml", 0.5), ("transfer", 0.45), ("random", 0.1))
+    records = seeds_of(make_record, 5, *learners, n_tasks=120)
+    # One seed of the reference implementation does not make the table preliminary.
+    records.append(make_record("maml_learn2learn", 0.9, n_tasks=120))
+    table = tables_of(records)["main"]
+    assert not table.preliminary
+    bold = {label for label, row in rows_of(table).items() for cell in row.cells if cell.bold}
+    # The best is the reference implementation, whose one seed cannot be bold; so nothing is.
+    assert bold == set()
+    table = tables_of(records[:-1])["main"]
+    bold = {label: [c.bold for c in row.cells] for label, row in rows_of(table).items()}
+    assert bold.pop("MAML") == [True] * 4
+    assert not any(flag for flags in bold.values() for flag in flags)
+
+
+def test_one_learner_with_few_seeds_makes_the_whole_table_preliminary(make_record):
+    records = seeds_of(make_record, 5, ("ease", 0.3), ("maml", 0.5), n_tasks=120)
+    records += seeds_of(make_record, 3, ("transfer", 0.4), n_tasks=120)
+    table = tables_of(records)["main"]
+    assert table.preliminary
+    assert not any(cell.bold for row in rows_of(table).values() for cell in row.cells)
+
+
+def test_a_baseline_that_is_best_is_not_bold(make_record):
+    records = seeds_of(make_record, 5, ("ease", 0.5), ("maml", 0.3), n_tasks=120)
+    table = tables_of(records)["main"]
+    assert not table.preliminary
+    assert not any(cell.bold for row in rows_of(table).values() for cell in row.cells)
+
+
+def test_a_learner_with_fewer_seeds_says_so_in_its_label(make_record):
+    records = [*seeds_of(make_record, 3, ("ease", 0.3)), make_record("maml_learn2learn")]
+    assert "MAML, learn2learn (1 seed)" in rows_of(tables_of(records)["main"])
+
+
+def test_failed_runs_are_listed_under_their_table_only(make_record):
+    records = [
+        make_record("ease"),
+        make_record("ease", feedback="rating"),
+        make_record("als", error="ValueError: no convergence"),
+    ]
+    tables = tables_of(records)
+    assert "ValueError: no convergence" in " ".join(tables["main"].notes)
+    assert "ValueError" not in " ".join(tables["rated"].notes)
+    row = rows_of(tables["main"])["ALS (failed)"]
+    assert [cell.value for cell in row.cells] == ["–"] * 4
+
+
+def test_a_learner_that_a_table_knows_nothing_of_has_no_row_there(make_record):
+    records = [
+        make_record("ease"),
+        make_record("maml"),
+        make_record("ease", feedback="rating"),
+    ]
+    assert "MAML" not in rows_of(tables_of(records)["rated"])
+
+
+def test_the_rated_table_prints_a_dash_where_a_metric_does_not_apply(make_record):
+    records = [
+        make_record("popularity", 0.2, feedback="rating"),
+        make_record("ease", 0.3, feedback="rating"),
+        make_record("maml", 0.5, feedback="rating"),
+    ]
+    tables = tables_of(records)
+    assert list(tables) == ["rated", "rated_warm", "rated_item_cold", "rated_both_cold"]
+    table = tables["rated"]
+    assert table.columns == ("Learner", "MAE", "RMSE", "AUC", "nDCG@5")
+    rows = rows_of(table)
+    assert [cell.value for cell in rows["Popularity"].cells[:2]] == ["–", "–"]
+    assert [cell.value for cell in rows["Chance"].cells[:2]] == ["–", "–"]
+    # A lower error is a better one.
+    assert [cell.mark for cell in rows["MAML"].cells] == ["+"] * 4
+
+
+def test_item_tasks_have_auc_and_ndcg_at_each_k(make_record):
+    shots = (0, 1, 3, 5, 10)
+    records = [
+        make_record(name, q, kind="item", shots=shots) for name, q in (("ease", 0.3), ("maml", 0.4))
+    ]
+    table = tables_of(records)["item_tasks"]
+    assert table.columns == ("Learner", "K = 0", "K = 1", "K = 3", "K = 5", "K = 10")
+    assert [section.title for section in table.sections] == ["AUC", "nDCG@10"]
+    assert [row.label for row in table.sections[0].rows] == ["Chance", "EASE^R", "MAML"]
+    assert rows_of(table)["MAML"].cells[0].source.metric == "catalogue/ndcg@10"
+
+
+def test_meta_minus_transfer_is_paired_by_regime_and_k(make_record):
+    records = []
+    for name, quality in (("maml", 0.4), ("transfer", 0.3), ("ease", 0.5)):
+        records.append(make_record(name, quality))
+        records.append(make_record(name, quality, kind="item", shots=(0, 10)))
+    table = tables_of(records)["meta_minus_transfer"]
+    assert [(s.title, [row.label for row in s.rows]) for s in table.sections] == [
+        ("User tasks, K = 10", ["Warm", "User cold", "Item cold", "Both cold"]),
+        (
+            "User tasks, user cold, nested supports",
+            ["K = 0", "K = 1", "K = 3", "K = 5", "K = 10", "K = 20"],
+        ),
+        ("Item tasks, nested supports", ["K = 0", "K = 10"]),
+    ]
+    maml, transfer, difference, p = table.sections[0].rows[0].cells
+    assert difference.estimate.mean == pytest.approx(maml.estimate.mean - transfer.estimate.mean)
+    assert difference.value.startswith("+")
+    assert difference.mark == "+"
+    assert p.value == "<.001"
+    assert "4 records" in " ".join(table.notes)
+
+
+def test_without_a_baseline_nothing_is_tested_and_the_note_says_so(make_record):
+    table = tables_of([make_record("maml"), make_record("prototypical", 0.5)])["main"]
+    assert {cell.mark for row in rows_of(table).values() for cell in row.cells} == {""}
+    assert "no baseline among the records" in " ".join(table.notes)
+
+
+def test_meta_minus_transfer_needs_both(make_record):
+    assert "meta_minus_transfer" not in tables_of([make_record("maml"), make_record("ease")])
+
+
+def test_meta_minus_transfer_refuses_user_and_item_tasks_of_different_data(make_record):
+    from metarec.errors import RunError
+
+    records = [make_record(name) for name in ("maml", "transfer")]
+    records += [
+        make_record(name, kind="item", data={"name": "other"}) for name in ("maml", "transfer")
+    ]
+    with pytest.raises(RunError, match=r"meta minus transfer: the records differ in data\.name"):
+        assemble(records)
+
+
+def test_the_note_names_records_code_commit_command_tasks_and_seeds(make_record):
+    records = seeds_of(make_record, 2, ("ease", 0.3), ("maml", 0.4))
+    notes = " ".join(tables_of(records)["main"].notes)
+    for text in (
+        "4 records, code aaaaaaaaaaaa, commit 1234567890ab+dirty",
+        "by python -m metarec.report results/paper.",
+        "warm 30, user cold 30",
+        "2 seeds (0, 1)",
+        "bootstrap",
+        "Holm",
+    ):
+        assert text in notes

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from metarec.runs import environment
+
+
+def test_the_code_hash_changes_with_the_code_that_decides_results_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("splits.py", "report/tables.py", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("a = 1\n")
+    monkeypatch.setattr(environment, "_PACKAGE", tmp_path)
+    code_hash = environment.code_hash.__wrapped__
+    before = code_hash()
+    (tmp_path / "report" / "tables.py").write_text("a = 2\n")
+    (tmp_path / "notes.txt").write_text("b")
+    assert code_hash() == before
+    (tmp_path / "splits.py").write_text("a = 2\n")
+    changed = code_hash()
+    assert changed != before
+    shutil.move(tmp_path / "splits.py", tmp_path / "cuts.py")
+    assert code_hash() not in (before, changed)
+
+
+def test_outside_of_git_there_is_no_commit(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "_PACKAGE", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert environment.commit.__wrapped__() is None
+
+
+def test_versions_threads_and_memory_are_those_of_this_process() -> None:
+    assert environment.versions()["numpy"] == __import__("numpy").__version__
+    assert environment.threads() >= 1
+    peak = environment.peak_memory_bytes()
+    assert peak is None or peak > 10_000_000
