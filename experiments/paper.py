@@ -74,7 +74,11 @@ def encode(planned: list[Planned]) -> None:
     """Encodes the texts once, with all cores and a bar, before the runs share them."""
     needing = [one.config for one in planned if build_learner(one.config).needs_features]
     if needing:
-        prepare(needing[0], needs_features=True, progress=True)
+        try:
+            prepare(needing[0], needs_features=True, progress=True)
+        except MetarecError as error:
+            # each run that needs the texts will say so in its record; the others go on
+            console.print(f"[red]texts not encoded[/red]: {escape(str(error))}")
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -112,7 +116,9 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
             if not serves(config):
                 continue
             for seed in group.get("seeds") or settings["seeds"]:
-                by_seed.setdefault(seed, []).append(Planned(name, replace(config, seed=seed), lacks))
+                by_seed.setdefault(seed, []).append(
+                    Planned(name, replace(config, seed=seed), lacks)
+                )
     for seed in sorted(by_seed):
         yield from by_seed[seed]
 

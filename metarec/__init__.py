@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from metarec.data.dataset import Dataset as Dataset
     from metarec.data.registry import load_dataset as load_dataset
     from metarec.episodes import EpisodeSampler as EpisodeSampler
-    from metarec.episodes import evaluation_episodes as evaluation_episodes
+    from metarec.evaluation.episodes import evaluation_episodes as evaluation_episodes
     from metarec.evaluation.evaluate import evaluate as evaluate
     from metarec.runs import RunConfig as RunConfig
     from metarec.runs import load_records as load_records
@@ -40,7 +40,7 @@ _OWNERS = {
     "load_dataset": "metarec.data.registry",
     "Split": "metarec.splits",
     "EpisodeSampler": "metarec.episodes",
-    "evaluation_episodes": "metarec.episodes",
+    "evaluation_episodes": "metarec.evaluation.episodes",
     "evaluate": "metarec.evaluation.evaluate",
     "load_records": "metarec.runs",
     "run": "metarec.runs",

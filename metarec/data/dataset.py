@@ -195,10 +195,12 @@ class Dataset:
             )
         kept_users, users = np.unique(self.users[mask], return_inverse=True)
         kept_items, items = np.unique(self.items[mask], return_inverse=True)
-        report = report.note(f"users without interaction ({reason})", self.n_users -
-        len(kept_users))
-        report = report.note(f"items without interaction ({reason})", self.n_items
-        - len(kept_items))
+        report = report.note(
+            f"users without interaction ({reason})", self.n_users - len(kept_users)
+        )
+        report = report.note(
+            f"items without interaction ({reason})", self.n_items - len(kept_items)
+        )
         return replace(
             self,
             users=users.astype(np.int32),

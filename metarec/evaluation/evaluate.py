@@ -11,22 +11,25 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float32, Float64, Int64
 
-from metarec.episodes import EvaluationEpisodes, Ragged
+from metarec.episodes import Ragged
 from metarec.errors import ConfigError, EpisodeError, ScoreError
+from metarec.evaluation.episodes import EvaluationEpisodes
 from metarec.evaluation.metrics import (
     Coverage,
-    Gain,
-    Pairs,
-    Rankings,
-    SortedScores,
-    check_not_nan,
-    gains_of,
     log_loss,
     mae,
     measure,
     pooled,
     ranking_metrics,
     rmse,
+)
+from metarec.evaluation.rankings import (
+    Gain,
+    Pairs,
+    Rankings,
+    SortedScores,
+    check_not_nan,
+    gains_of,
 )
 from metarec.learner import Learner, check_served
 

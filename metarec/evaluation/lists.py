@@ -14,13 +14,8 @@ import pandas as pd
 from jaxtyping import Bool, Float, Int64, Integer
 
 from metarec.errors import ConfigError, DataError
-from metarec.evaluation.metrics import (
-    Coverage,
-    Pairs,
-    SortedScores,
-    click_rate,
-    conversion_rate,
-)
+from metarec.evaluation.metrics import Coverage, click_rate, conversion_rate
+from metarec.evaluation.rankings import Pairs, SortedScores
 
 
 @dataclass(frozen=True, eq=False)

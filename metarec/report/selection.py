@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from metarec.evaluation.metrics import LOWER_IS_BETTER, Rankings, measure
+from metarec.evaluation.metrics import LOWER_IS_BETTER, measure
 from metarec.evaluation.protocols import PREDICTION_METRICS
+from metarec.evaluation.rankings import Rankings
 from metarec.evaluation.significance import Interval, compare, holm, interval
 from metarec.report.collect import Results
 from metarec.report.labels import BASELINE_GROUPS, Variant, group_of

@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
-from metarec.episodes import EvaluationEpisodes, Ragged, evaluation_episodes
+from metarec.episodes import Ragged
+from metarec.evaluation.episodes import EvaluationEpisodes, evaluation_episodes
 from metarec.evaluation.evaluate import Evaluation, chance, evaluate
 from metarec.learner import Learner, MetaParameters
 from metarec.runs.config import Part, RunConfig

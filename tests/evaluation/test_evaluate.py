@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 
-from metarec.episodes import EvaluationEpisodes, Ragged
+from metarec.episodes import Ragged
 from metarec.errors import ConfigError, EpisodeError, LearnerError, ScoreError
+from metarec.evaluation.episodes import EvaluationEpisodes
 from metarec.evaluation.evaluate import Evaluation, chance, evaluate
 from metarec.evaluation.metrics import chance_level, ranking_metrics
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training

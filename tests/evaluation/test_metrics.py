@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from jaxtyping import TypeCheckError
 from numpy.testing import assert_allclose
 from sklearn.metrics import average_precision_score, ndcg_score, roc_auc_score
 from sklearn.metrics import log_loss as sklearn_log_loss
@@ -18,13 +17,11 @@ from metarec.evaluation import metrics
 from metarec.evaluation.metrics import (
     CUTOFF_METRICS,
     Coverage,
-    Rankings,
-    SortedScores,
     chance_level,
-    gains_of,
     measure,
     ranking_metrics,
 )
+from metarec.evaluation.rankings import Rankings, SortedScores
 
 CUTOFFS = (1, 2, 3, 10, None)
 
@@ -285,52 +282,9 @@ def test_the_order_of_tasks_and_of_chunks_changes_nothing(seed: int) -> None:
         assert np.array_equal(measure(name, whole), measure(name, chunks), equal_nan=True)
 
 
-def test_a_nan_score_is_an_error_that_names_task_and_learner() -> None:
-    scores = np.zeros((2, 3), np.float32)
-    scores[1, 2] = np.nan
-    with pytest.raises(ScoreError, match="NaN as the score of candidate 2 of task row 1"):
-        Rankings.from_scores(scores, (np.array([0]), np.array([0])))
-    with pytest.raises(ScoreError, match="TaNP gave NaN as the score of candidate 2 of task 77"):
-        metrics.check_not_nan(scores, np.array([5, 77]), "TaNP")
-
-
-def test_a_nan_score_of_an_excluded_candidate_is_an_error_too() -> None:
-    with pytest.raises(ScoreError):
-        rankings_of([1, math.nan], [1, 0], excluded=[1])
-
-
 def test_infinite_scores_rank_first_and_last() -> None:
     assert metrics.mrr(rankings_of([0, math.inf, 5], [0, 1, 0]), None)[0] == 1
     assert metrics.mrr(rankings_of([0, -math.inf, 5], [0, 1, 0]), None)[0] == 1 / 3
-
-
-@pytest.mark.parametrize(
-    ("relevant", "excluded", "message"),
-    [
-        (([0], [1]), ([0], [1]), "both relevant and excluded"),
-        (([0, 0], [1, 1]), ([0], [2]), "relevant twice"),
-        (([0], [3]), ([0], [2]), "out of range"),
-        (([1], [0]), ([0], [2]), "out of range"),
-        (([0], [0]), ([0], [-1]), "out of range"),
-        (([0], [0, 1]), ([0], [2]), "1 task rows for 2 candidates"),
-    ],
-)
-def test_impossible_pairs_are_an_error(
-    relevant: tuple[list[int], list[int]], excluded: tuple[list[int], list[int]], message: str
-) -> None:
-    with pytest.raises(EpisodeError, match=message):
-        Rankings.from_scores(
-            np.zeros((1, 3)),
-            (np.array(relevant[0]), np.array(relevant[1])),
-            (np.array(excluded[0]), np.array(excluded[1])),
-        )
-
-
-def test_a_relevant_candidate_needs_a_positive_gain() -> None:
-    with pytest.raises(EpisodeError, match="positive"):
-        Rankings.from_scores(
-            np.zeros((1, 2)), (np.array([0]), np.array([0])), gains=np.array([0.0])
-        )
 
 
 def test_more_relevant_candidates_than_candidates_have_no_chance_level() -> None:
@@ -353,16 +307,6 @@ def test_no_tasks_have_no_values() -> None:
     nobody = Rankings.concatenate([])
     for name in ranking_metrics((5,)):
         assert len(measure(name, nobody)) == 0
-
-
-def test_gains_follow_their_formula() -> None:
-    ratings = np.array([4.0, 5.0], np.float32)
-    assert gains_of(ratings, "binary").tolist() == [1, 1]
-    assert gains_of(ratings, "linear", lowest=1.0).tolist() == [3, 4]
-    assert gains_of(ratings, "exponential").tolist() == [2**4 - 1, 2**5 - 1]
-    # The import hook of the tests refuses an unknown literal before the function does.
-    with pytest.raises((ConfigError, TypeCheckError), match="binarry"):
-        gains_of(ratings, "binarry")  # type: ignore[arg-type]
 
 
 ROWS = np.array([0, 0, 2])
@@ -464,13 +408,6 @@ def test_coverage_does_not_depend_on_the_order_of_the_lists() -> None:
 def test_coverage_of_nothing_is_0_and_of_no_catalogue_undefined() -> None:
     assert Coverage(3).value() == 0
     assert math.isnan(Coverage(0).value())
-
-
-def test_a_task_that_ranks_nobody_shows_nobody() -> None:
-    everyone = (np.zeros(3, int), np.arange(3))
-    rows, _, _ = SortedScores.from_scores(np.ones((1, 3)), everyone).top(2)
-    assert len(rows) == 0
-    assert len(SortedScores.from_scores(np.ones((2, 0))).top(2)[0]) == 0
 
 
 def test_click_and_conversion_rate_are_ratios_of_expected_counts() -> None:
