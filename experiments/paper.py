@@ -48,6 +48,7 @@ class Planned:
 
     @property
     def name(self) -> str:
+        """What the bar and the log say."""
         return f"{self.group}: {self.config.learner.name}, seed {self.config.seed}"
 
 

@@ -29,8 +29,8 @@ class MAML:
         engine: `gram` (exact dual form), `vmap` (torch.func), `learn2learn` (the reference, for
             training; adapts by `gram`), or `auto`.
         hidden_sizes: of the scorer.
-        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries, or
-            `auto`: softmax, but pointwise for ratings.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
+            or `auto`: softmax, but pointwise for ratings.
         steps: outer steps, at the most.
         learning_rate: of the outer loop.
         weight_decay: of the outer loop.

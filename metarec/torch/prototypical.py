@@ -55,8 +55,8 @@ class Prototypical:
             standardised features themselves, nothing trained, priors at the origin (the
             ablation); constant at K=0.
         embedding_size: E, of the projection, and width of its hidden layer.
-        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries, or
-            `auto`: softmax, but pointwise for ratings.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
+            or `auto`: softmax, but pointwise for ratings.
         steps: outer steps, at the most.
         learning_rate: of the outer loop.
         weight_decay: of the outer loop.
@@ -240,8 +240,8 @@ def logits(
 ) -> Tensor:
     """How much nearer each vector lies to the liked prototype than to the disliked one.
 
-    The difference of squared distances is affine in the embedding e, `2 e (l - d) - |l|² + |d|²`, so
-    a catalogue is embedded once for all tasks.
+    The difference of squared distances is affine in the embedding e, `2 e (l - d) - |l|² + |d|²`,
+    so a catalogue is embedded once for all tasks.
 
     Args:
         parameters: of the learner.

@@ -25,8 +25,8 @@ class Transfer:
         fine_tune_steps: gradient steps on the support set of a new task; 0 only pretrains.
         fine_tune_learning_rate: of these steps.
         hidden_sizes: of the scorer.
-        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries, or
-            `auto`: softmax, but pointwise for ratings.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
+            or `auto`: softmax, but pointwise for ratings.
         steps: training steps, at the most.
         learning_rate: of the training.
         weight_decay: of the training.
