@@ -225,7 +225,7 @@ class EvaluationConfig:
     item_k_curve: tuple[int, ...] = (0, 1, 3, 5, 10)
     curve_regimes: tuple[Regime, ...] = ("user_cold",)
     parts: tuple[Part, ...] = ("validation", "test")
-    chunk: int = 64
+    chunk: int = 16
 
     def __post_init__(self) -> None:
         conform(self, "evaluation")
