@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report import build_report
-from metarec.runs import Record, RunConfig
+from metarec.runs import Record, RunConfig, environment
 from metarec.runs.learners import build_learner, serves
 from metarec.runs.overrides import lenient
 from metarec.runs.parallel import run_many
@@ -61,11 +61,17 @@ def main(arguments: list[str]) -> int:
         settings = composed("experiment=paper", *overrides)
         planned = list(plan(settings["plan"], overrides))
     encode(planned)
-    records, failures = run_all(planned, settings["results"], settings["plan"]["workers"])
+    records, failed, failures = run_all(planned, settings["results"], settings["plan"]["workers"])
     minutes = (time.perf_counter() - begin) / 60
     console.print(f"{len(records)} runs finished, {len(failures)} failed, {minutes:.1f} minutes")
+    stale = sum(record.code != environment.code_hash() for record in records)
+    if stale:
+        console.print(
+            f"{stale} of them were finished by another version of the code and not run again; "
+            "`make clean-results` makes room for running all anew"
+        )
     if records:
-        build_report(records, Path(settings["plan"]["paper"]), console)
+        build_report([*records, *failed], Path(settings["plan"]["paper"]), console)
     for name, error in failures:
         console.print(f"[red]failed[/red] {escape(name)}: {escape(error)}")
     return 1 if failures or not records else 0
@@ -126,9 +132,14 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
 
 def run_all(
     planned: list[Planned], results: str, workers: int
-) -> tuple[list[Record], list[tuple[str, str]]]:
-    """Runs all with a bar; a failure is kept and the others run."""
+) -> tuple[list[Record], list[Record], list[tuple[str, str]]]:
+    """Runs all with a bar; a failure is kept and the others run.
+
+    Returns:
+        The finished records, those of failures, and name and error of each failure that counts.
+    """
     records: dict[int, Record] = {}
+    failed: list[Record] = []
     failures: list[tuple[str, str]] = []
     begin = time.perf_counter()
     bar = Progress(
@@ -144,6 +155,8 @@ def run_all(
         outcomes = run_many([one.config for one in planned], results, workers)
         for done, outcome in enumerate(outcomes, start=1):
             name = planned[outcome.number].name
+            if outcome.failure is not None:
+                failed.append(outcome.failure)
             if outcome.record is not None:
                 records[outcome.number] = outcome.record
             elif lacks := planned[outcome.number].lacks:
@@ -160,7 +173,7 @@ def run_all(
                 console.print(f"{done}/{len(planned)} {name}: {outcome.seconds:.0f} s{left}")
             bar.update(task, description=name, advance=1, left=left)
         bar.update(task, description="runs", left="")
-    return [records[number] for number in sorted(records)], failures
+    return [records[number] for number in sorted(records)], failed, failures
 
 
 def remaining(seconds: float, done: int, total: int) -> str:

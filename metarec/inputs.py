@@ -76,8 +76,6 @@ class Inputs:
         """
         features = require_features("a scorer", training)
         known = features.candidates[training.known]
-        counts = np.log1p(np.bincount(training.candidates, minlength=training.n_candidates))
-        counts = counts.astype(np.float32)
         scale = known.std(axis=0)
         statistics = {
             "inputs.mean": known.mean(axis=0),
@@ -89,11 +87,15 @@ class Inputs:
         if features.tasks is not None:
             of_tasks = features.tasks[np.unique(training.tasks)]
             task_scale = of_tasks.std(axis=0)
-            activity = counts[training.known]
+            counts = np.bincount(training.candidates, minlength=training.n_candidates)
+            activity = np.log1p(counts[training.known])
             statistics |= {
                 "inputs.task_mean": of_tasks.mean(axis=0),
                 "inputs.task_scale": np.where(task_scale > 1e-6, task_scale, 1).astype(np.float32),
-                "inputs.activity": (counts - activity.mean()) / max(float(activity.std()), 1e-6),
+                "inputs.count": counts.astype(np.float32),
+                "inputs.activity": np.array(
+                    [activity.mean(), max(float(activity.std()), 1e-6)], np.float32
+                ),
             }
         return cls(features, training.feedback, statistics)
 
@@ -123,12 +125,27 @@ class Inputs:
         return 0 if self.features.tasks is None else 1
 
     def extra_columns(
-        self, candidates: Int32[np.ndarray, "*shape"]
+        self,
+        candidates: Int32[np.ndarray, "*shape"],
+        observed: Bool[np.ndarray, "*shape"] | None = None,
     ) -> Float32[np.ndarray, "*shape extras"]:
-        """What is known of candidates beside their vectors: activity of users, nothing of items."""
+        """What is known of candidates beside their vectors: activity of users, nothing of items.
+
+        Args:
+            candidates: [...] candidates.
+            observed: [...] in meta-training, whether the pair of task and candidate is itself a
+                meta-train interaction: it is left out of the activity, since no new item is in it.
+
+        Returns:
+            [..., E] columns.
+        """
         if self.extras == 0:
             return np.zeros((*candidates.shape, 0), np.float32)
-        return self.statistics["inputs.activity"][candidates][..., None]
+        counts = self.statistics["inputs.count"][candidates]
+        if observed is not None:
+            counts = counts - observed
+        mean, scale = self.statistics["inputs.activity"]
+        return ((np.log1p(counts) - mean) / scale)[..., None]
 
     def vectors(self, candidates: Int32[np.ndarray, " c"]) -> Float32[np.ndarray, "c d"]:
         """Standardised vectors of candidates, as nobody's feedback is left out."""

@@ -64,6 +64,18 @@ def test_in_training_the_item_of_a_task_is_left_out_of_the_profiles(tiny_dataset
         np.testing.assert_allclose(vectors[t, k], expected, rtol=1e-3, atol=1e-4)
 
 
+def test_in_training_the_item_of_a_task_is_left_out_of_the_activity(tiny_dataset: Dataset) -> None:
+    split, training, _ = make(tiny_dataset, "item")
+    inputs = Inputs.fit(training)
+    batch = training.sampler.batch(0)
+    observed = batch.query_observed & batch.query_mask
+    columns = inputs.extra_columns(batch.query, observed)[..., 0]
+    counts = np.bincount(tiny_dataset.users[split.rows("train")], minlength=tiny_dataset.n_users)
+    known = np.log1p(counts[training.known])
+    expected = (np.log1p(counts[batch.query] - observed) - known.mean()) / known.std()
+    np.testing.assert_allclose(columns, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_statistics_are_those_of_known_candidates_only(tiny_dataset: Dataset) -> None:
     split, training, text = make(tiny_dataset, "user")
     statistics = Inputs.fit(training).statistics

@@ -147,7 +147,7 @@ def _marks(
     marks = {reference: (REFERENCE, math.nan)}
     for variant, found in significance_of(values, list(own), reference, column.metric).items():
         better = (found.mean > 0) == higher_is_better(column.metric)
-        significant = found.p < SIGNIFICANT
+        significant = found.p < SIGNIFICANT and found.agrees()
         marks[variant] = ((BETTER if better else WORSE) if significant else "", found.p)
     return marks
 

@@ -101,7 +101,7 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
     rows: list[tuple[str, Row]] = []
     for (title, column, pair, estimate), p in zip(lines, p_holm, strict=True):
         estimate = replace(estimate, p=float(p))
-        significant = p < SIGNIFICANT
+        significant = p < SIGNIFICANT and estimate.agrees()
         mark = (BETTER if estimate.mean > 0 else WORSE) if significant else ""
         source = Source("maml - transfer", column.regime, column.k_shot, column.metric)
         difference = Cell(
@@ -117,12 +117,16 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
         Section(title, tuple(row for _, row in group))
         for title, group in groupby(rows, key=lambda entry: entry[0])
     ]
+    named = [(kind, own) for kind, own in (("user", user), ("item", item)) if own is not None]
     notes = [
-        "MAML and transfer share scorer, episodes and number of steps; both are adapted to the "
-        "support set.",
+        "MAML and transfer share scorer, episodes and the most outer steps, stop early on "
+        "validation, are tuned separately and both adapt to the support set: "
+        + "; ".join(f"{kind} tasks, {_settings(own)}" for kind, own in named)
+        + ".",
         f"Mean difference over test tasks with its 95 % bootstrap interval ({RESAMPLES:,} "
         "resamples of tasks, each with all its seeds; BCa); p of Wilcoxon’s signed-rank test over "
-        f"tasks after Holm’s correction over the {len(rows)} rows; {BETTER} and {WORSE}: p < .05.",
+        f"tasks after Holm’s correction over the {len(rows)} rows; {BETTER} and {WORSE}: p < .05, "
+        "where mean and ranks point the same way.",
     ]
     if preliminary:
         notes.append(few())
@@ -137,6 +141,23 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
         notes=tuple(notes),
         preliminary=preliminary,
     )
+
+
+_CHOSEN = (
+    *("inner_steps", "inner_learning_rate", "fine_tune_steps", "fine_tune_learning_rate"),
+    *("learning_rate", "weight_decay", "outer_loss", "steps"),
+)
+
+
+def _settings(results: Results) -> str:
+    """The settings of the two learners, as their records have them."""
+    parts = []
+    for variant in (META, TRANSFER):
+        config = next(one.config for one in results.records if one.learner == variant.learner)
+        arguments = config.learner.arguments
+        chosen = [f"{name} {arguments[name]}" for name in _CHOSEN if name in arguments]
+        parts.append(f"{variant.learner} ({', '.join(chosen)})")
+    return " and ".join(parts)
 
 
 def _mean_cell(values: pd.DataFrame, variant: Variant, column: Column) -> Cell:

@@ -57,6 +57,8 @@ def source_notes(parts: Sequence[tuple[Results, Sequence[Column]]]) -> list[str]
     commit = sorted({version for source in sources for version in source.commit})
     commands = dict.fromkeys(source.command for source in sources)
     notes = [
+        "All seeds share one split: the intervals are those of other tasks, not of other cold "
+        "items, and a ranking of new items that is the same for everybody hangs on a few of them.",
         f"Data: {sources[0].data}, {sources[0].split}. Test tasks: {', '.join(tasks)}; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}).",
         f"{len(records)} records, code {_joined(code, 12)}, "
@@ -76,7 +78,8 @@ def _how_tested(results: Results) -> str:
         f"{REFERENCE}: the baseline (floor, collaborative or content) that is best on validation, "
         f"at K = {results.config.episode.k_shot}, in that metric and regime. {BETTER} and {WORSE}: "
         "significantly better and worse than it (Wilcoxon’s signed-rank test, paired over tasks, "
-        "p < .05 after Holm’s correction over the learners of a column)."
+        "p < .05 after Holm’s correction over the learners of a column), where the difference of "
+        "the means points the same way as the ranks."
     )
 
 

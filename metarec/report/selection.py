@@ -168,6 +168,7 @@ def _differences(
                     seeds=int(row["seeds"]),
                     episodes=episodes,
                     p=float(row["p"]),
+                    effect=float(row["effect_size"]),
                 )
     return found
 

@@ -27,6 +27,7 @@ class Estimate:
         seeds: seeds.
         episodes: values: tasks times seeds, less undefined ones.
         p: p value of the paired test, corrected by Holm; NaN without a test.
+        effect: rank-biserial correlation of that test, in [-1, 1]; NaN without a test.
     """
 
     mean: float
@@ -36,6 +37,15 @@ class Estimate:
     seeds: int
     episodes: int
     p: float = math.nan
+    effect: float = math.nan
+
+    def agrees(self) -> bool:
+        """Whether the mean of a difference and the ranks of its test point the same way.
+
+        They need not: a learner may lose a little on most tasks and win much on a few. Then the
+        test speaks against the mean, and neither may be called significant.
+        """
+        return self.mean * self.effect > 0
 
 
 @dataclass(frozen=True)

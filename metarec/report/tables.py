@@ -51,7 +51,8 @@ def rated_tables(results: Results) -> list[Table]:
         cells, preliminary = column_cells(results, columns)
         legacy = (
             "AUC and nDCG@5 rank only what each task has rated itself, which no recommender can "
-            "know beforehand: compare them with chance, not with figures of the whole catalogue."
+            "know beforehand: compare them with chance, not with figures of the whole catalogue. "
+            "Learners that only rank were tuned on the catalogue, the others on RMSE."
         )
         notes = notes_of(results, columns, preliminary)
         tables.append(

@@ -15,7 +15,7 @@ from pathlib import Path
 from metarec.errors import ConfigError, MetarecError
 from metarec.runs.config import RunConfig
 from metarec.runs.run import run
-from metarec.runs.store import Record
+from metarec.runs.store import Record, load_records
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -27,6 +27,7 @@ class Outcome:
     Args:
         number: of the configuration in the list.
         record: of the finished run; None if it failed.
+        failure: the record of the failed run, None if there is none.
         error: what made it fail; None if it did not.
         trace: the traceback of an error that metarec did not raise on purpose.
         seconds: that the run took; next to nothing if it was finished before.
@@ -34,6 +35,7 @@ class Outcome:
 
     number: int
     record: Record | None
+    failure: Record | None
     error: str | None
     trace: str | None
     seconds: float
@@ -78,14 +80,25 @@ def run_many(configs: Sequence[RunConfig], results: str | Path, workers: int) ->
 
 def _outcome(number: int, config: RunConfig, results: str | Path) -> Outcome:
     begin = time.perf_counter()
-    record, error, trace = None, None, None
+    record, failure, error, trace = None, None, None, None
     try:
         record = run(config, results)
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
+        failure = _failure(config, results)
         if not isinstance(problem, MetarecError):
             trace = traceback.format_exc()
-    return Outcome(number, record, error, trace, time.perf_counter() - begin)
+    return Outcome(number, record, failure, error, trace, time.perf_counter() - begin)
+
+
+def _failure(config: RunConfig, results: str | Path) -> Record | None:
+    """The record that a run of this configuration left when it failed."""
+    found = [
+        record
+        for record in load_records(results, config.experiment)
+        if record.status == "failed" and record.config.to_dict() == config.to_dict()
+    ]
+    return found[-1] if found else None
 
 
 @contextmanager

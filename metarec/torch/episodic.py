@@ -203,6 +203,7 @@ def episodes_of(inputs: Inputs, training: Training, step: int, device: torch.dev
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
 
+    observed = batch.query_observed & batch.query_mask
     shots = tensor(arrays.support)
     query = tensor(arrays.query)
     context = tensor(arrays.query_context).unsqueeze(1).expand(-1, query.shape[1], -1, -1)
@@ -210,11 +211,11 @@ def episodes_of(inputs: Inputs, training: Training, step: int, device: torch.dev
         support=assemble(
             shots,
             tensor(arrays.support_context),
-            tensor(inputs.extra_columns(batch.support.candidates)),
+            tensor(inputs.extra_columns(batch.support.candidates, batch.support.mask)),
         ),
         support_labels=tensor(arrays.support_labels),
         support_mask=tensor(arrays.support_mask),
-        query=assemble(query, context, tensor(inputs.extra_columns(batch.query))),
+        query=assemble(query, context, tensor(inputs.extra_columns(batch.query, observed))),
         query_labels=tensor(arrays.query_labels),
         query_mask=tensor(arrays.query_mask),
     )

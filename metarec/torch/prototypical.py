@@ -119,7 +119,7 @@ class Prototypical:
                 for array in (
                     arrays.support, arrays.support_labels, arrays.support_mask, arrays.query,
                     arrays.query_context, arrays.query_labels, arrays.query_mask,
-                    inputs.extra_columns(batch.query),
+                    inputs.extra_columns(batch.query, batch.query_observed & batch.query_mask),
                 )
             )  # fmt: skip
             liked, disliked = prototypes(parameters, shots, labels, mask, context)

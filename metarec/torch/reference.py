@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from typing import Any
 
@@ -21,7 +23,8 @@ MISSING = (
 
 def import_learn2learn() -> Any:
     """Imports learn2learn without its dependencies' warnings; LearnerError says how to get it."""
-    with warnings.catch_warnings():
+    # gym, which it imports, warns through `warnings` and by printing to stderr
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
         try:
             import learn2learn

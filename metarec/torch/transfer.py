@@ -17,8 +17,9 @@ from metarec.torch.training import OuterLoop, choose_device
 class Transfer:
     """The scorer of MAML, its episodes and outer steps, without an inner loop in training.
 
-    What differs from MAML is only what the outer loop minimises: here the loss of the queries
-    before any gradient step. The paired difference between the two is what meta-learning buys.
+    The outer loop minimises the loss of the queries before any gradient step, MAML's the loss after
+    the inner loop. With rates, steps on the support set and weight decay tuned for each by itself,
+    the paired difference between the two is what meta-learning buys.
     Serves user and item tasks.
 
     Args:

@@ -76,13 +76,16 @@ def broken_random(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("broken_random")
-def test_what_a_missing_library_makes_fail_is_left_out_and_says_so(
-    paper: Script, capsys: pytest.CaptureFixture[str]
+def test_what_a_missing_library_makes_fail_is_left_out_and_its_row_says_so(
+    paper: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert paper("plan.learners=[popularity]", "plan.groups.reference.needs=not_there") == 0
     output = " ".join(capsys.readouterr().out.split())
     assert "left out: reference: random, seed 0, for want of not_there" in output
     assert "0 failed" in output
+    table = (tmp_path / "paper" / "tables" / "main.md").read_text()
+    assert "Random (failed)" in table
+    assert "LearnerError: out of luck" in table
 
 
 @pytest.mark.usefixtures("broken_random")
@@ -94,7 +97,7 @@ def test_a_failed_run_is_told_at_the_end_and_the_tables_are_made(
     lines = capsys.readouterr().out.splitlines()
     assert any("5 runs finished, 1 failed" in line for line in lines)
     assert lines[-1] == "failed reference: random, seed 0: LearnerError: out of luck"
-    assert (tmp_path / "paper" / "tables" / "main.tex").exists()
+    assert "out of luck" in (tmp_path / "paper" / "tables" / "main.tex").read_text()
     failed = [one for one in load_records(tmp_path / "results") if one.status == "failed"]
     assert [one.error for one in failed] == ["LearnerError: out of luck"]
 

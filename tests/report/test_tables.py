@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from metarec.report.assemble import assemble
@@ -72,6 +73,25 @@ def test_a_reference_is_marked_and_so_is_what_differs_significantly(make_record)
     ]
     rows = rows_of(tables_of(records)["main"])
     assert [rows[label].cells[1].mark for label in ("EASE^R", "MAML", "Random")] == ["†", "+", "−"]
+
+
+def test_nothing_is_marked_where_mean_and_ranks_point_apart(make_record):
+    """Mostly a little better, on a few tasks much worse: the test is for it, the mean against it."""
+
+    def alter(frame, win, loss):
+        value = np.where(frame["task"] < 4, loss, win)
+        return frame.assign(**{"catalogue/ndcg@10": value})
+
+    records = [
+        make_record("ease", alter=lambda frame: alter(frame, 0.30, 0.3)),
+        make_record("maml", alter=lambda frame: alter(frame, 0.31, 0.0)),
+        make_record("transfer", alter=lambda frame: alter(frame, 0.31, 0.3)),
+    ]
+    cells = {label: row.cells[1] for label, row in rows_of(tables_of(records)["main"]).items()}
+    assert cells["MAML"].estimate.p < 0.05
+    assert cells["MAML"].estimate.mean < cells["EASE^R"].estimate.mean
+    assert cells["MAML"].mark == ""
+    assert cells["Transfer, fine-tuned"].mark == "+"
 
 
 def test_a_table_of_few_seeds_is_preliminary_and_bolds_nothing(make_record):
