@@ -76,7 +76,7 @@ def test_a_reference_is_marked_and_so_is_what_differs_significantly(make_record)
 
 
 def test_nothing_is_marked_where_mean_and_ranks_point_apart(make_record):
-    """Mostly a little better, on a few tasks much worse: the test is for it, the mean against it."""
+    """Mostly a little better, on a few tasks much worse: the ranks are for it, the mean is not."""
 
     def alter(frame, win, loss):
         value = np.where(frame["task"] < 4, loss, win)
