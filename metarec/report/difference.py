@@ -101,7 +101,7 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
     rows: list[tuple[str, Row]] = []
     for (title, column, pair, estimate), p in zip(lines, p_holm, strict=True):
         estimate = replace(estimate, p=float(p))
-        significant = p < SIGNIFICANT and estimate.agrees()
+        significant = estimate.p < SIGNIFICANT and estimate.agrees()
         mark = (BETTER if estimate.mean > 0 else WORSE) if significant else ""
         source = Source("maml - transfer", column.regime, column.k_shot, column.metric)
         difference = Cell(
