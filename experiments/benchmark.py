@@ -59,7 +59,14 @@ def main(composed: DictConfig) -> None:
 
 def summary(record: Record) -> str:
     part = "test" if "test" in record.metrics else "validation"
-    metric = "rated/rmse" if record.config.episode.feedback == "rating" else "catalogue/ndcg@10"
+    if record.config.episode.feedback != "rating":
+        return line_of(record, part, "catalogue/ndcg@10")
+    # the ranking of what was rated means nothing without the level of a constant score
+    metrics = ("rated/rmse", "rated/ndcg@10", "rated/chance/ndcg@10")
+    return "\n".join(line_of(record, part, metric) for metric in metrics)
+
+
+def line_of(record: Record, part: str, metric: str) -> str:
     means = (
         f"{regime} {'–' if metrics.get(metric) is None else format(metrics[metric], '.4f')}"
         for regime, metrics in record.metrics[part].items()

@@ -5,6 +5,7 @@ The framework-free half of every scorer, shared by `metarec.torch` and `metarec.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,20 +27,24 @@ class EpisodeInputs:
     Args:
         support: [T, K, D] vectors of the shots.
         support_context: [T, K, C, D] context of each shot, itself left out.
+        support_extra: [T, K, E] columns beside the vectors.
         support_labels: [T, K] targets of the inner loop.
         support_mask: [T, K].
         query: [T, Q, D] vectors of the queries.
         query_context: [T, C, D] context of the task.
+        query_extra: [T, Q, E].
         query_labels: [T, Q].
         query_mask: [T, Q].
     """
 
     support: Float32[np.ndarray, "tasks k d"]
     support_context: Float32[np.ndarray, "tasks k channels d"]
+    support_extra: Float32[np.ndarray, "tasks k extras"]
     support_labels: Float32[np.ndarray, "tasks k"]
     support_mask: Bool[np.ndarray, "tasks k"]
     query: Float32[np.ndarray, "tasks q d"]
     query_context: Float32[np.ndarray, "tasks channels d"]
+    query_extra: Float32[np.ndarray, "tasks q extras"]
     query_labels: Float32[np.ndarray, "tasks q"]
     query_mask: Bool[np.ndarray, "tasks q"]
 
@@ -214,17 +219,46 @@ class Inputs:
         support_raw = self.features.of_episode(
             batch.support.candidates, tasks, batch.support.labels, batch.support.mask
         )
-        query_raw = self.features.of_episode(
-            batch.query, tasks, batch.query_labels, batch.query_observed & batch.query_mask
-        )
+        observed = batch.query_observed & batch.query_mask
+        query_raw = self.features.of_episode(batch.query, tasks, batch.query_labels, observed)
         shots, each, task = self.of_support(batch.support, support_raw)
         return EpisodeInputs(
             support=shots,
             support_context=each,
+            support_extra=self.extra_columns(batch.support.candidates, batch.support.mask),
             support_labels=self.targets(batch.support.labels),
             support_mask=batch.support.mask,
             query=self._standardise(query_raw),
             query_context=task,
+            query_extra=self.extra_columns(batch.query, observed),
             query_labels=self.targets(batch.query_labels),
             query_mask=batch.query_mask,
         )
+
+
+def initial_parameters(
+    inputs: Inputs, hidden_sizes: tuple[int, ...], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Draws the initial weights of the scorer (He et al. 2015, fan-in; a small last layer).
+
+    Args:
+        inputs: what the scorer will see.
+        hidden_sizes: width of each hidden layer.
+        rng: source of the draw.
+
+    Returns:
+        `layer<i>.weight` [in, out] and `layer<i>.bias` [out], float32.
+    """
+    sizes = (input_size(inputs), *hidden_sizes, 1)
+    parameters = {}
+    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
+        scale = np.sqrt(1 / fan_in) * (0.1 if layer == len(hidden_sizes) else 1)
+        weight = rng.standard_normal((fan_in, fan_out)) * scale
+        parameters[f"layer{layer}.weight"] = weight.astype(np.float32)
+        parameters[f"layer{layer}.bias"] = np.zeros(fan_out, np.float32)
+    return parameters
+
+
+def input_size(inputs: Inputs) -> int:
+    """Width of the scorer's input: vector, contexts, their products and similarities, extras."""
+    return inputs.size * (1 + 2 * inputs.channels) + inputs.channels + inputs.extras

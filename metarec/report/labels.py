@@ -55,11 +55,6 @@ class Variant:
         return self.learner if self.adapted else f"{self.learner}, 0 steps"
 
 
-def known_learners() -> tuple[str, ...]:
-    """The learners with a place and a label of their own, in the order of the tables."""
-    return tuple(_LEARNERS)
-
-
 def group_of(learner: str, target: str = "") -> str:
     """The group of a learner; of one that is not known, `Other`.
 

@@ -11,16 +11,11 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.inputs import Inputs
+from metarec.inputs import Inputs, initial_parameters
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.torch import inner_loop, reference
 from metarec.torch.inner_loop import Engine, Episodes, Loss, masked_mean, pointwise_loss
-from metarec.torch.scorer import (
-    Parameters,
-    assemble,
-    initial_parameters,
-    score_catalogue,
-)
+from metarec.torch.scorer import Parameters, assemble, score_catalogue
 from metarec.torch.training import Gradients, OuterLoop, autograd, train
 
 OuterLoss = Literal["auto", "pointwise", "softmax"]
@@ -197,25 +192,20 @@ def fit(
 
 def episodes_of(inputs: Inputs, training: Training, step: int, device: torch.device) -> Episodes:
     """Assembled inputs of the episodes of a step."""
-    batch = training.sampler.batch(step)
-    arrays = inputs.of_batch(batch)
+    arrays = inputs.of_batch(training.sampler.batch(step))
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
 
-    observed = batch.query_observed & batch.query_mask
-    shots = tensor(arrays.support)
     query = tensor(arrays.query)
     context = tensor(arrays.query_context).unsqueeze(1).expand(-1, query.shape[1], -1, -1)
     return Episodes(
         support=assemble(
-            shots,
-            tensor(arrays.support_context),
-            tensor(inputs.extra_columns(batch.support.candidates, batch.support.mask)),
+            tensor(arrays.support), tensor(arrays.support_context), tensor(arrays.support_extra)
         ),
         support_labels=tensor(arrays.support_labels),
         support_mask=tensor(arrays.support_mask),
-        query=assemble(query, context, tensor(inputs.extra_columns(batch.query, observed))),
+        query=assemble(query, context, tensor(arrays.query_extra)),
         query_labels=tensor(arrays.query_labels),
         query_mask=tensor(arrays.query_mask),
     )

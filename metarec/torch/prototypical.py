@@ -112,14 +112,13 @@ class Prototypical:
         kind = episodic.chosen_loss(self.outer_loss, training.feedback)
 
         def loss_of(parameters: dict[str, Tensor], step: int) -> Tensor:
-            batch = training.sampler.batch(step)
-            arrays = inputs.of_batch(batch)
+            arrays = inputs.of_batch(training.sampler.batch(step))
             shots, labels, mask, query, context, query_labels, query_mask, extra = (
                 torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
                 for array in (
                     arrays.support, arrays.support_labels, arrays.support_mask, arrays.query,
                     arrays.query_context, arrays.query_labels, arrays.query_mask,
-                    inputs.extra_columns(batch.query, batch.query_observed & batch.query_mask),
+                    arrays.query_extra,
                 )
             )  # fmt: skip
             liked, disliked = prototypes(parameters, shots, labels, mask, context)

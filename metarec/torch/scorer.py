@@ -2,44 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from metarec.inputs import Inputs
-
 Parameters = Mapping[str, Tensor]
-
-
-def initial_parameters(
-    inputs: Inputs, hidden_sizes: tuple[int, ...], rng: np.random.Generator
-) -> dict[str, np.ndarray]:
-    """Draws the initial weights of the scorer (He et al. 2015, fan-in; a small last layer).
-
-    Args:
-        inputs: what the scorer will see.
-        hidden_sizes: width of each hidden layer.
-        rng: source of the draw.
-
-    Returns:
-        `layer<i>.weight` [in, out] and `layer<i>.bias` [out], float32.
-    """
-    sizes = (input_size(inputs), *hidden_sizes, 1)
-    parameters = {}
-    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        scale = np.sqrt(1 / fan_in) * (0.1 if layer == len(hidden_sizes) else 1)
-        weight = rng.standard_normal((fan_in, fan_out)) * scale
-        parameters[f"layer{layer}.weight"] = weight.astype(np.float32)
-        parameters[f"layer{layer}.bias"] = np.zeros(fan_out, np.float32)
-    return parameters
-
-
-def input_size(inputs: Inputs) -> int:
-    """Width of the scorer's input: see `assemble`."""
-    return inputs.size * (1 + 2 * inputs.channels) + inputs.channels + inputs.extras
 
 
 PRODUCT_SCALE = 3.0

@@ -95,3 +95,11 @@ def test_the_learners_that_jax_does_not_have_say_so(
 ) -> None:
     assert script("benchmark", "learner=maml", "backend=jax") == 1
     assert "choose backend=torch" in capsys.readouterr().out
+
+
+def test_the_legacy_ranking_is_printed_with_its_chance_level(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("benchmark", "protocol=legacy", "episode.k_shot=3", "learner=item_mean") == 0
+    lines = [line.split(":")[0].strip() for line in capsys.readouterr().out.splitlines()]
+    assert lines[-2:] == ["test rated/ndcg@10", "test rated/chance/ndcg@10"]
