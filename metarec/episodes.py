@@ -173,6 +173,7 @@ class EpisodeSampler:
         self.kind: TaskKind = task
         self.feedback: Feedback = feedback
         self.query_size, self.task_batch, self.seed = query_size, task_batch, seed
+        self._split, self._threshold, self._negative_share = split, threshold, negatives
         self.n_negatives = round(negatives * query_size)
         if negatives > 0:
             self.n_negatives = min(max(self.n_negatives, 1), query_size - 1)
@@ -246,6 +247,30 @@ class EpisodeSampler:
             query_observed=np.concatenate(
                 [np.ones_like(observed_mask), np.zeros_like(negative_mask)], axis=1
             ),
+        )
+
+    def transposed(self) -> EpisodeSampler:
+        """The sampler of the other kind of task, with the same settings and the same seed.
+
+        Items become tasks where users were, and the converse. The numbers of shots are lowered to
+        what the longest history on the other side allows, with one left to be the query: `least`
+        and `most` may then be smaller than here.
+
+        Returns:
+            The sampler; its batches are pure functions of `(seed, step)` like these.
+        """
+        kind: TaskKind = "item" if self.kind == "user" else "user"
+        longest = int(np.bincount(self._candidates).max())
+        return EpisodeSampler(
+            self._split,
+            kind,
+            (min(self.least, longest - 1), min(self.most, longest - 1)),
+            self.query_size,
+            self.task_batch,
+            self.feedback,
+            self._threshold,
+            self._negative_share,
+            self.seed,
         )
 
     def _negatives(

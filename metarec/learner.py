@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float32, Int32
 from metarec.errors import LearnerError
 
 if TYPE_CHECKING:
+    from metarec.attributes import Attributes
     from metarec.episodes import EpisodeSampler
     from metarec.features import Features
     from metarec.runs.resume import Checkpointer
@@ -83,6 +84,9 @@ class Training:
         checkpointer: keeps and restores the state of an interrupted training; None to keep nothing.
         seed: seed of every random choice of the fit.
         progress: whether to show progress bars.
+        attributes: categorical attributes of each item (index: item), whatever the kind of task;
+            None where the data set has none.
+        log: what the fit saw at each look at meta-validation.
     """
 
     kind: TaskKind
@@ -100,6 +104,7 @@ class Training:
     checkpointer: Checkpointer | None = None
     seed: int = 0
     progress: bool = False
+    attributes: Attributes | None = None
     log: list[dict[str, float]] = field(default_factory=list)
 
 

@@ -138,6 +138,40 @@ def test_implicit_feedback_has_only_ones_in_the_support_and_negatives_in_the_que
         EpisodeSampler(split, feedback="binary")
 
 
+@pytest.mark.parametrize("kind", ["user", "item"])
+def test_transposed_is_the_sampler_of_the_other_side(split: Split, kind: TaskKind) -> None:
+    settings = {"k_shot": (1, 5), "query_size": 6, "task_batch": 9, "negatives": 0.3, "seed": 4}
+    other: TaskKind = "item" if kind == "user" else "user"
+    found = EpisodeSampler(split, kind, **settings).transposed()
+    assert found.kind == other
+    batch, expected = found.batch(7), EpisodeSampler(split, other, **settings).batch(7)
+    assert (batch.tasks == expected.tasks).all()
+    assert (batch.support.candidates == expected.support.candidates).all()
+    assert (batch.support.mask == expected.support.mask).all()
+    assert (batch.query == expected.query).all()
+    assert (batch.query_labels == expected.query_labels).all()
+    assert (
+        found.transposed().batch(7).query == EpisodeSampler(split, kind, **settings).batch(7).query
+    ).all()
+
+
+def test_transposed_lowers_the_shots_to_what_the_longest_history_allows(split: Split) -> None:
+    rows = split.rows("train")
+    longest = {
+        "user": np.bincount(split.dataset.users[rows]).max(),
+        "item": np.bincount(split.dataset.items[rows]).max(),
+    }
+    short: TaskKind = "user" if longest["user"] < longest["item"] else "item"
+    assert longest["user"] != longest["item"]
+    many = max(longest.values()) - 1
+    found = EpisodeSampler(split, "item" if short == "user" else "user", int(many)).transposed()
+    assert found.kind == short
+    assert found.least == found.most == longest[short] - 1
+    batch = found.batch(0)
+    assert (batch.support.mask.sum(axis=1) == longest[short] - 1).all()
+    assert (batch.query_observed & batch.query_mask).any(axis=1).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

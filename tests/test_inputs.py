@@ -7,8 +7,9 @@ import pytest
 
 from metarec.data.dataset import Dataset
 from metarec.episodes import EpisodeSampler, labels_of
+from metarec.errors import LearnerError
 from metarec.features import Features, build_features
-from metarec.inputs import Inputs
+from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, Support, TaskKind, Training
 from metarec.splits import Split
 
@@ -140,3 +141,145 @@ def test_ratings_are_standardised_and_taken_back(tiny_dataset: Dataset) -> None:
 def test_features_of_user_tasks_are_the_texts() -> None:
     text = np.ones((3, 2), np.float32)
     assert Features(text).of_episode(np.array([[0, 2]], np.int32)).shape == (1, 2, 2)
+
+
+TEXT, FACTORS = 5, 32
+
+
+@pytest.mark.parametrize("kind", ["user", "item"])
+def test_both_is_text_and_factors_one_after_the_other(
+    tiny_dataset: Dataset, kind: TaskKind
+) -> None:
+    _, training, _ = make(tiny_dataset, kind)
+    text, factors, both = (Inputs.fit(training, name) for name in ("text", "collaborative", "both"))
+    assert (text.size, factors.size, both.size) == (TEXT, FACTORS, TEXT + FACTORS)
+    channels = (1, 1, 1) if kind == "user" else (2, 1, 2)
+    assert (text.channels, factors.channels, both.channels) == channels
+    assert [one.representation for one in (text, factors, both)] == [
+        "text", "collaborative", "both",
+    ]  # fmt: skip
+    everyone = np.arange(training.n_candidates, dtype=np.int32)
+    seen = both.vectors(everyone)
+    assert (seen[:, :TEXT] == text.vectors(everyone)).all()
+    assert (seen[:, TEXT:] == factors.vectors(everyone)).all()
+    support = training.sampler.batch(0).support
+    shots, each, task = both.of_support(support)
+    for inputs, columns in ((text, slice(0, TEXT)), (factors, slice(TEXT, None))):
+        own_shots, own_each, own_task = inputs.of_support(support)
+        assert (own_shots == shots[..., columns]).all()
+        assert (own_each == each[:, :, : inputs.channels, columns]).all()
+        assert (own_task == task[:, : inputs.channels, columns]).all()
+    if kind == "item":  # a new item has no factors
+        assert (task[:, 1, TEXT:] == 0).all()
+        assert (each[:, :, 1, TEXT:] == 0).all()
+        assert (task[:, 1, :TEXT] != 0).any()
+
+
+def test_factors_are_scaled_over_known_candidates_and_zero_for_cold_ones(
+    tiny_dataset: Dataset,
+) -> None:
+    split, training, _ = make(tiny_dataset, "user")
+    inputs = Inputs.fit(training, "collaborative")
+    known = inputs.vectors(training.known)
+    np.testing.assert_allclose(np.sqrt(np.square(known).mean(axis=0)), 1, rtol=1e-5)
+    assert (inputs.vectors(split.items_of("test")) == 0).all()
+
+
+@pytest.mark.parametrize("kind", ["user", "item"])
+@pytest.mark.parametrize("representation", ["collaborative", "both"])
+def test_in_training_the_task_is_left_out_of_the_factors(
+    tiny_dataset: Dataset, kind: TaskKind, representation: Representation
+) -> None:
+    _, training, _ = make(tiny_dataset, kind)
+    inputs = Inputs.fit(training, representation, cold_share=0.0)
+    batch = training.sampler.batch(0)
+    arrays = inputs.of_batch(batch)
+    assert inputs.factorisation is not None
+    scale = inputs.statistics["inputs.factor_scale"]
+    observed = batch.query_observed & batch.query_mask
+    for candidates, labels, mask, found in (
+        (batch.query, batch.query_labels, observed, arrays.query),
+        (batch.support.candidates, batch.support.labels, batch.support.mask, arrays.support),
+    ):
+        left = inputs.factorisation.without(candidates, batch.tasks, labels, mask) / scale
+        assert (found[..., -FACTORS:] == left)[mask].all()
+        assert (found[..., -FACTORS:] != inputs.vectors(candidates)[..., -FACTORS:])[mask].any()
+    # the context is that of the same shots
+    weight = np.where(batch.support.mask, 2 * batch.support.labels - 1, 0)[..., None]
+    count = batch.support.mask.sum(axis=1)[:, None]
+    expected = (weight * arrays.support).sum(axis=1) / (count + 1)
+    np.testing.assert_allclose(arrays.query_context[:, 0], expected, rtol=1e-4, atol=1e-5)
+    if representation == "both":
+        text = Inputs.fit(training).of_batch(batch)
+        assert (arrays.query[..., :TEXT] == text.query).all()
+        assert (arrays.support[..., :TEXT] == text.support).all()
+
+
+def test_the_share_of_episodes_whose_queries_are_cold(tiny_dataset: Dataset) -> None:
+    _, training, _ = make(tiny_dataset, "user")
+    batch = training.sampler.batch(0)
+    warm = Inputs.fit(training, "both", cold_share=0.0).of_batch(batch)
+    inputs, shares = Inputs.fit(training, "both", cold_share=0.3), []
+    for seed in range(40):
+        arrays = inputs.of_batch(batch, np.random.default_rng(seed))
+        cold = (arrays.query[..., TEXT:] == 0).all(axis=(1, 2))
+        assert (arrays.query[cold, :, :TEXT] == warm.query[cold, :, :TEXT]).all()
+        assert (arrays.query[~cold] == warm.query[~cold]).all()
+        assert (arrays.support == warm.support).all()
+        assert (arrays.query_context == warm.query_context).all()
+        shares.append(cold.mean())
+    draws = 40 * len(batch.tasks)
+    assert abs(np.mean(shares) - 0.3) < 4 * np.sqrt(0.3 * 0.7 / draws)
+    one, two = (inputs.of_batch(batch, np.random.default_rng(7)).query for _ in range(2))
+    assert (one == two).all()
+
+
+def test_nothing_is_seen_as_cold_without_text_or_among_known_users(
+    tiny_dataset: Dataset,
+) -> None:
+    cases: tuple[tuple[TaskKind, Representation], ...] = (
+        ("user", "text"), ("user", "collaborative"), ("item", "both"),
+    )  # fmt: skip
+    for kind, representation in cases:
+        _, training, _ = make(tiny_dataset, kind)
+        batch = training.sampler.batch(0)
+        inputs = Inputs.fit(training, representation, cold_share=1.0)
+        drawn = inputs.of_batch(batch, np.random.default_rng(0)).query
+        assert (drawn == inputs.of_batch(batch).query).all()
+    _, training, _ = make(tiny_dataset, "user")
+    with pytest.raises(LearnerError, match=r"of_batch\(batch, rng\)"):
+        Inputs.fit(training, "both").of_batch(training.sampler.batch(0))
+
+
+@pytest.mark.parametrize("kind", ["user", "item"])
+@pytest.mark.parametrize("representation", ["text", "collaborative", "both"])
+def test_restored_inputs_see_the_same(
+    tiny_dataset: Dataset, kind: TaskKind, representation: Representation
+) -> None:
+    _, training, _ = make(tiny_dataset, kind)
+    inputs = Inputs.fit(training, representation)
+    assert all(name.startswith("inputs.") for name in inputs.statistics)
+    assert training.features is not None
+    weights = {"layer0.bias": np.zeros(1, np.float32)}
+    restored = Inputs.restore(training.features, "binary", {**inputs.statistics, **weights})
+    assert restored.representation == representation
+    assert (restored.size, restored.channels) == (inputs.size, inputs.channels)
+    batch = training.sampler.batch(0)
+    for one, two in zip(
+        inputs.of_support(batch.support), restored.of_support(batch.support), strict=True
+    ):
+        assert (one == two).all()
+    assert (restored.vectors(training.known) == inputs.vectors(training.known)).all()
+    if representation != "text":
+        with pytest.raises(LearnerError, match=r"Inputs\.fit"):
+            restored.of_batch(batch, np.random.default_rng(0))
+
+
+def test_an_unknown_representation_is_an_error_that_names_the_nearest(
+    tiny_dataset: Dataset,
+) -> None:
+    _, training, _ = make(tiny_dataset, "user")
+    with pytest.raises(LearnerError, match="did you mean 'collaborative'"):
+        Inputs.fit(training, "colaborative")
+    with pytest.raises(LearnerError, match=r"cold_share=1\.5"):
+        Inputs.fit(training, "both", cold_share=1.5)

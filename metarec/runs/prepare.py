@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from metarec.attributes import Attributes, build_attributes
 from metarec.data import Dataset, load_dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import TextError
@@ -37,6 +38,7 @@ class Materials:
         features: of candidates and tasks, None if the learner needs none.
         feature_key: covers the checkpoint, the settings of the encoder and every text; "" without
             features.
+        attributes: categorical attributes of the items, None where there are none.
     """
 
     split: Split
@@ -44,6 +46,7 @@ class Materials:
     data_checksum: str
     features: Features | None
     feature_key: str
+    attributes: Attributes | None = None
 
     @property
     def dataset(self) -> Dataset:
@@ -68,8 +71,9 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     split = _once("split", split_key, lambda: _split(config, dataset))
     text_key = _key(data_key, config.text.template)
     texts = _once("texts", text_key, lambda: _render(config.text, dataset))
+    attributes = _once("attributes", split_key, lambda: build_attributes(split))
     if not needs_features:
-        return Materials(split, texts, checksum, None, "")
+        return Materials(split, texts, checksum, None, "", attributes)
     if not any(texts):
         raise TextError(
             f"data set {dataset.name!r} has no item text, which learner {config.learner.name!r} "
@@ -85,7 +89,7 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
         features_key,
         lambda: build_features(split, vectors, episode.task, episode.feedback, episode.threshold),
     )
-    return Materials(split, texts, checksum, features, feature_key)
+    return Materials(split, texts, checksum, features, feature_key, attributes)
 
 
 def training_of(
@@ -129,6 +133,7 @@ def training_of(
         checkpointer=checkpointer,
         seed=config.seed,
         progress=progress,
+        attributes=materials.attributes,
     )
 
 

@@ -1,0 +1,103 @@
+"""Categorical attributes of items, such as genres: multi-hot columns with a fitted vocabulary."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from metarec.splits import Split
+
+MOST_VALUES = 500
+"""A column with more distinct values on the items of meta-train is not categorical."""
+
+LEAST_REPEATS = 2
+"""A column whose values occur on fewer items than this on average is not categorical."""
+
+_SEPARATOR = re.compile(r", |\|")
+_YEAR = re.compile(r"(1[5-9]|20)\d\d")
+
+
+@dataclass(frozen=True)
+class Attributes:
+    """Which values each item has in each categorical column.
+
+    Args:
+        names: name of each column of the data set that is categorical.
+        values: [n_items, A] 1 where an item has the value, else 0; several or none a column.
+        offsets: [columns + 1] where the values of each column start among the A, and the end of the
+            last.
+        vocabulary: name of each of the A values.
+        unseen: how many values of other items were dropped, as no item of meta-train has them.
+    """
+
+    names: tuple[str, ...]
+    values: Float32[np.ndarray, "n_items a"]
+    offsets: Int64[np.ndarray, " columns_plus_1"]
+    vocabulary: tuple[str, ...]
+    unseen: int
+
+    @property
+    def size(self) -> int:
+        """A, the number of values of all columns."""
+        return self.values.shape[1]
+
+
+def build_attributes(split: Split) -> Attributes | None:
+    """Finds the categorical columns of the item text and fits their vocabulary on meta-train.
+
+    A column's texts are split at ", " and "|". It is categorical if the items of meta-train have at
+    least one and at most `MOST_VALUES` distinct values in it, each on `LEAST_REPEATS` items or more
+    on average. Where all its values are years, decades stand for them. Values that no item of
+    meta-train has are dropped, so that an item may have none.
+
+    Args:
+        split: whose `train` part tells the items of meta-train.
+
+    Returns:
+        The attributes of all items, values in alphabetical order; None if no column is categorical.
+    """
+    frame = split.dataset.item_text
+    train = np.unique(split.dataset.items[split.rows("train")])
+    names: list[str] = []
+    blocks: list[np.ndarray] = []
+    vocabulary: list[str] = []
+    unseen = 0
+    for name in frame.columns:
+        lists = _lists(frame[name].tolist())
+        counts = Counter(value for item in train for value in lists[item])
+        if not 0 < len(counts) <= MOST_VALUES or counts.total() < LEAST_REPEATS * len(counts):
+            continue
+        known = sorted(counts)
+        place = {value: number for number, value in enumerate(known)}
+        block = np.zeros((len(lists), len(known)), np.float32)
+        for item, own in enumerate(lists):
+            found = [place[value] for value in own if value in place]
+            block[item, found] = 1
+            unseen += len(own) - len(found)
+        names.append(str(name))
+        blocks.append(block)
+        vocabulary += known
+    if not blocks:
+        return None
+    widths = [block.shape[1] for block in blocks]
+    offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+    values = np.concatenate(blocks, axis=1)
+    return Attributes(tuple(names), values, offsets, tuple(vocabulary), unseen)
+
+
+def _lists(texts: list[str | None]) -> list[list[str]]:
+    """The distinct values of each item, years as decades."""
+    lists = [
+        sorted({value.strip() for value in _SEPARATOR.split(str(text)) if value.strip()})
+        if text is not None and text == text  # a missing text may be NaN
+        else []
+        for text in texts
+    ]
+    distinct = {value for values in lists for value in values}
+    if not all(_YEAR.fullmatch(value) for value in distinct):
+        return lists
+    return [sorted({f"{value[:3]}0s" for value in values}) for values in lists]
