@@ -1,8 +1,9 @@
-"""What MAML and transfer learning share: the scorer on episodes, fast weights, catalogues."""
+"""What gradient-based and transfer learning share: the scorer on episodes, its adaptation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -11,42 +12,67 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.inputs import Inputs, initial_parameters
+from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import inner_loop, reference
-from metarec.torch.inner_loop import Engine, Episodes, Loss, masked_mean, pointwise_loss
-from metarec.torch.scorer import Parameters, assemble, score_catalogue
-from metarec.torch.training import Gradients, OuterLoop, autograd, train
+from metarec.torch import inner_loop
+from metarec.torch.catalogue import Catalogue, KeptCatalogue
+from metarec.torch.gram import DualWeights
+from metarec.torch.inner_loop import (
+    Episodes,
+    InnerLoop,
+    Loss,
+    Rates,
+    masked_mean,
+    pointwise_loss,
+)
+from metarec.torch.scorer import Parameters, Scorer
+from metarec.torch.training import RATE, Gradients, OuterLoop, autograd, train
 
 OuterLoss = Literal["auto", "pointwise", "softmax"]
+Objective = Callable[[dict[str, Tensor], Episodes, int], Tensor]
+"""(meta-parameters, episodes, outer step) to the outer loss."""
+EpisodeGradients = Callable[[dict[str, Tensor], Episodes, int], tuple[Tensor, Mapping[str, Tensor]]]
+"""(meta-parameters, episodes, outer step) to the outer loss and the outer gradient."""
 
 
 @dataclass(frozen=True)
-class InnerLoop:
-    """Settings of the inner loop.
+class Adaptation:
+    """How a scorer adapts to a support set.
 
     Args:
-        steps: gradient steps on the support set.
-        learning_rate: of the steps.
-        first_order: do not differentiate through the inner gradients.
-        engine: `gram`, `vmap`, `learn2learn`, or `auto` for the fastest exact one.
+        scorer: whose weights adapt.
+        inner: steps, learning rate, order and engine.
+        rates: from the meta-parameters to the learning rates by weight; None for one rate.
+        names: from the meta-parameters to the weights that adapt; None for all of the scorer's.
+        kept: what the last catalogue has in common for all tasks.
     """
 
-    steps: int
-    learning_rate: float
-    first_order: bool = False
-    engine: Engine = "auto"
+    scorer: Scorer
+    inner: InnerLoop
+    rates: Callable[[Parameters], Rates] | None = None
+    names: Callable[[Parameters], frozenset[str]] | None = None
+    kept: KeptCatalogue = field(default_factory=KeptCatalogue, repr=False, compare=False)
 
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.learning_rate < 0:
-            raise LearnerError(
-                f"inner steps ({self.steps}) and inner learning rate ({self.learning_rate}) must "
-                "not be below 0"
-            )
-        if self.engine not in ("auto", "gram", "vmap", "learn2learn"):
-            raise LearnerError(
-                f"unknown engine {self.engine!r}; known: auto, gram, vmap, learn2learn"
-            )
+    def off(self) -> Adaptation:
+        """The same without a step."""
+        return replace(self, inner=replace(self.inner, steps=0), kept=KeptCatalogue())
+
+    def keeps(self, weights: Parameters, rates: Rates | None, names: frozenset[str] | None) -> bool:
+        """Whether a catalogue is scored by what is kept of it (`metarec.torch.catalogue`)."""
+        fastest = inner_loop.fastest_engine(self.scorer, weights, rates, names)
+        return not self.scorer.context and fastest == "gram"
+
+    def query_scores(
+        self, parameters: Parameters, episodes: Episodes, loss: Loss, every_step: bool = False
+    ) -> Tensor:
+        """Scores of the queries after the steps, by `inner_loop.query_scores`."""
+        weights = weights_of(parameters)
+        return inner_loop.query_scores(
+            self.scorer, weights, episodes, loss=loss, inner=self.inner,
+            rates=None if self.rates is None else self.rates(parameters),
+            names=None if self.names is None else self.names(weights),
+            every_step=every_step,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,16 +80,39 @@ class Adapted:
     """Fast weights of T tasks, and what is fixed within a task.
 
     Args:
-        parameters: of the scorer, with a leading task axis (shared where there were no steps).
+        parameters: of the scorer, those that adapted with a leading task axis; shared ones where
+            `dual` is given.
         context: [T, C, D].
         inputs: of the learner that adapted.
+        scorer: whose weights they are.
         device: where the weights are.
+        catalogue: from candidates to what is kept of them, where that serves.
+        dual: [T, K, features] the first adapted layer's input on the shots, and its dual state.
     """
 
     parameters: Parameters
     context: Tensor
     inputs: Inputs
+    scorer: Scorer
     device: torch.device
+    catalogue: Callable[[np.ndarray], Catalogue] | None = None
+    dual: tuple[Tensor, DualWeights] | None = None
+
+
+def weights_of(parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scorer's weights among the meta-parameters."""
+    return {
+        name: value for name, value in parameters.items() if not name.startswith(("inputs.", RATE))
+    }
+
+
+def tensors_of(meta_parameters: MetaParameters, device: torch.device) -> dict[str, Tensor]:
+    """All that was learned, without the statistics of the inputs."""
+    return {
+        name: torch.tensor(value, device=device)
+        for name, value in meta_parameters.items()
+        if not name.startswith("inputs.")
+    }
 
 
 def pointwise(feedback: Feedback) -> Loss:
@@ -125,74 +174,74 @@ def outer_loss(kind: OuterLoss, loss: Loss, scores: Tensor, episodes: Episodes) 
 
 def fit(
     training: Training,
-    hidden_sizes: tuple[int, ...],
-    inner: InnerLoop,
+    adaptation: Adaptation,
+    representation: Representation,
     outer: OuterLoop,
     kind: OuterLoss,
     device: torch.device,
     description: str,
+    *,
+    inputs: Inputs | None = None,
+    initial_rates: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
+    objective: Callable[[Loss, OuterLoss], Objective] | None = None,
+    gradients: Callable[[Loss, OuterLoss], EpisodeGradients] | None = None,
 ) -> MetaParameters:
-    """Meta-trains the scorer: the outer loss of the queries after the inner loop.
+    """Meta-trains a scorer: by default the outer loss of the queries after the inner loop.
 
     With 0 inner steps this is ordinary training on the same episodes.
 
     Args:
         training: meta-train.
-        hidden_sizes: of the scorer.
-        inner: settings of the inner loop.
+        adaptation: scorer and inner loop.
+        representation: what the scorer sees of a candidate.
         outer: settings of the outer loop.
         kind: of the outer loss.
         device: where to train.
         description: what the progress bar says.
+        inputs: of the scorer, where they are not those of the representation.
+        initial_rates: from the initial weights to further meta-parameters, such as learning rates.
+        objective: from the inner and outer loss to another outer loss.
+        gradients: from the inner and outer loss to (meta-parameters, episodes, step) to (loss,
+            gradients), for learners whose outer update is not the gradient of a loss.
 
     Returns:
-        Meta-parameters: the scorer's weights and the statistics of its inputs.
+        Meta-parameters: the scorer's weights, further ones, and the statistics of the inputs.
     """
     kind = chosen_loss(kind, training.feedback)
-    inputs = Inputs.fit(training)
-    rng = np.random.default_rng([training.seed, 1])
+    seen = Inputs.fit(training, representation) if inputs is None else inputs
     loss = pointwise(training.feedback)
+    if adaptation.inner.engine == "learn2learn":
+        from metarec.torch.reference import import_learn2learn
 
-    def loss_of(parameters: dict[str, Tensor], step: int) -> Tensor:
-        episodes = episodes_of(inputs, training, step, device)
-        scores = inner_loop.query_scores(
-            parameters, episodes, loss=loss, steps=inner.steps,
-            learning_rate=inner.learning_rate, first_order=inner.first_order, engine=inner.engine,
-        )  # fmt: skip
+        import_learn2learn()
+
+    def default(parameters: dict[str, Tensor], episodes: Episodes, step: int) -> Tensor:
+        scores = adaptation.query_scores(parameters, episodes, loss)
         return outer_loss(kind, loss, scores, episodes)
 
-    def learn2learn_gradients(
-        parameters: dict[str, Tensor], step: int
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        module = reference.Module(parameters).to(device)
-        episodes = episodes_of(inputs, training, step, device)
-        scores = reference.query_scores_learn2learn(
-            module, episodes, loss=loss, steps=inner.steps,
-            learning_rate=inner.learning_rate, first_order=inner.first_order,
-        )  # fmt: skip
-        value = outer_loss(kind, loss, scores, episodes)
-        value.backward()
-        named = {name: parameter.grad for name, parameter in module.named().items()}
-        return value.detach(), {
-            name: torch.zeros_like(parameters[name])
-            if gradient is None
-            else (gradient.T if name.endswith("weight") else gradient).contiguous()
-            for name, gradient in named.items()
-        }
+    chosen = default if objective is None else objective(loss, kind)
+    if adaptation.inner.compile:
+        chosen = torch.compile(chosen)
 
-    gradients: Gradients = autograd(loss_of)
-    if inner.engine == "learn2learn":
-        reference.import_learn2learn()
-        gradients = learn2learn_gradients
-    return train(
-        initial_parameters(inputs, hidden_sizes, rng),
-        gradients, training, outer, inputs.statistics, device, description,
-    )  # fmt: skip
+    def episodes_at(step: int) -> Episodes:
+        return episodes_of(seen, training, step, adaptation.scorer, device)
+
+    own: Gradients = autograd(lambda parameters, step: chosen(parameters, episodes_at(step), step))
+    if gradients is not None:
+        of_episodes = gradients(loss, kind)
+        own = lambda parameters, step: of_episodes(parameters, episodes_at(step), step)  # noqa: E731
+    initial = adaptation.scorer.initial(seen, np.random.default_rng([training.seed, 1]))
+    if initial_rates is not None:
+        initial |= initial_rates(initial)
+    return train(initial, own, training, outer, seen.statistics, device, description)
 
 
-def episodes_of(inputs: Inputs, training: Training, step: int, device: torch.device) -> Episodes:
+def episodes_of(
+    inputs: Inputs, training: Training, step: int, scorer: Scorer, device: torch.device
+) -> Episodes:
     """Assembled inputs of the episodes of a step."""
-    arrays = inputs.of_batch(training.sampler.batch(step))
+    rng = np.random.default_rng([training.seed, 3, step])
+    arrays = inputs.of_batch(training.sampler.batch(step), rng)
 
     def tensor(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
@@ -200,12 +249,12 @@ def episodes_of(inputs: Inputs, training: Training, step: int, device: torch.dev
     query = tensor(arrays.query)
     context = tensor(arrays.query_context).unsqueeze(1).expand(-1, query.shape[1], -1, -1)
     return Episodes(
-        support=assemble(
+        support=scorer.assemble(
             tensor(arrays.support), tensor(arrays.support_context), tensor(arrays.support_extra)
         ),
         support_labels=tensor(arrays.support_labels),
         support_mask=tensor(arrays.support_mask),
-        query=assemble(query, context, tensor(arrays.query_extra)),
+        query=scorer.assemble(query, context, tensor(arrays.query_extra)),
         query_labels=tensor(arrays.query_labels),
         query_mask=tensor(arrays.query_mask),
     )
@@ -215,43 +264,82 @@ def adapt(
     inputs: Inputs,
     meta_parameters: MetaParameters,
     support: Support,
-    inner: InnerLoop,
+    adaptation: Adaptation,
     device: torch.device,
 ) -> Adapted:
     """Adapts the scorer to T support sets."""
-    weights = {
-        name: torch.tensor(value, device=device)
-        for name, value in meta_parameters.items()
-        if not name.startswith("inputs.")
-    }
-    shots, each, task = inputs.of_support(support)
-    context = torch.from_numpy(task).to(device)
-    fast: Parameters = weights
-    if inner.steps and support.mask.any():
-        extra = torch.from_numpy(inputs.extra_columns(support.candidates)).to(device)
-        extra = extra * torch.from_numpy(support.mask[..., None]).to(device)
-        labels = np.where(support.mask, inputs.targets(support.labels), 0).astype(np.float32)
+    parameters = tensors_of(meta_parameters, device)
+    weights = weights_of(parameters)
+    rates = None if adaptation.rates is None else adaptation.rates(parameters)
+    names = None if adaptation.names is None else adaptation.names(weights)
+    scorer, inner = adaptation.scorer, adaptation.inner
+    shots, labels, mask, context = shots_of(inputs, support, scorer, device)
+    steps = inner.steps > 0 and bool(support.mask.any())
+    loss = pointwise(inputs.feedback)
+    if not adaptation.keeps(weights, rates, names):
+        fast: Parameters = weights
+        if steps:
+            with torch.no_grad():
+                fast = inner_loop.adapt(
+                    scorer, weights, shots, labels, mask,
+                    loss=loss, inner=inner, rates=rates, names=names,
+                )  # fmt: skip
+        return Adapted(fast, context, inputs, scorer, device)
+
+    def catalogue(candidates: np.ndarray) -> Catalogue:
+        def make() -> Catalogue:
+            vectors, extra = catalogue_inputs(inputs, candidates, device)
+            every = context.new_zeros(len(vectors), *context.shape[1:])
+            assembled = scorer.assemble(vectors, every, extra)
+            return Catalogue(scorer, weights, assembled, inner_loop.first_layer(weights, names))
+
+        return adaptation.kept.get(meta_parameters, candidates, make)
+
+    dual = None
+    if steps:
         with torch.no_grad():
-            fast = inner_loop.adapt(
-                weights,
-                assemble(
-                    torch.from_numpy(shots).to(device), torch.from_numpy(each).to(device), extra
-                ),
-                torch.from_numpy(labels).to(device),
-                torch.from_numpy(support.mask.astype(np.float32)).to(device),
-                loss=pointwise(inputs.feedback),
-                steps=inner.steps,
-                learning_rate=inner.learning_rate,
-                engine="vmap" if inner.engine == "vmap" else "gram",
-            )
-    return Adapted(fast, context, inputs, device)
+            _, features, state = inner_loop.adapt_dual(
+                scorer, weights, shots, labels, mask,
+                loss=loss, inner=inner, rates=rates, names=names,
+            )  # fmt: skip
+        dual = features, state
+    return Adapted(weights, context, inputs, scorer, device, catalogue, dual)
+
+
+def shots_of(
+    inputs: Inputs, support: Support, scorer: Scorer, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """What the scorer sees of T support sets.
+
+    Returns:
+        [T, K, in] inputs, [T, K] labels, [T, K] mask, and [T, C, D] the context of each task.
+    """
+    shots, each, task = inputs.of_support(support)
+    extra = inputs.extra_columns(support.candidates) * support.mask[..., None]
+    labels = np.where(support.mask, inputs.targets(support.labels), 0)
+    vectors, contexts, extras, targets, mask, context = (
+        torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
+        for array in (shots, each, extra, labels, support.mask, task)
+    )
+    return scorer.assemble(vectors, contexts, extras), targets, mask, context
 
 
 @torch.no_grad()
 def score(adapted: Adapted, candidates: Int32[np.ndarray, " c"]) -> Float32[np.ndarray, "tasks c"]:
     """Scores candidates with the fast weights of each task, in the unit of the labels."""
-    inputs = adapted.inputs
-    vectors = torch.from_numpy(inputs.vectors(candidates)).to(adapted.device)
-    extra = torch.from_numpy(inputs.extra_columns(candidates)).to(adapted.device)
-    scores = score_catalogue(adapted.parameters, adapted.context, vectors, extra)
-    return inputs.to_rating(scores.cpu().numpy())
+    if adapted.catalogue is not None:
+        catalogue = adapted.catalogue(candidates)
+        features, state = adapted.dual or (None, None)
+        scores = catalogue.scores(features, state, len(adapted.context))
+    else:
+        vectors, extra = catalogue_inputs(adapted.inputs, candidates, adapted.device)
+        scores = adapted.scorer.score_catalogue(adapted.parameters, adapted.context, vectors, extra)
+    return adapted.inputs.to_rating(scores.cpu().numpy())
+
+
+def catalogue_inputs(
+    inputs: Inputs, candidates: Int32[np.ndarray, " c"], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """[N, D] vectors and [N, E] extra columns of a catalogue."""
+    vectors = torch.from_numpy(inputs.vectors(candidates)).to(device)
+    return vectors, torch.from_numpy(inputs.extra_columns(candidates)).to(device)

@@ -1,28 +1,32 @@
-"""The inner loop of MAML: gradient steps on the support set, for all tasks at once.
+"""The inner loop of gradient-based learners: steps on the support set, for all tasks at once.
 
 Three engines, one mathematics (Finn et al. 2017, equation 1):
 
-- `vmap`: torch.func over tasks, any scorer.
-- `gram`: the dual form. The first layer's input Z is fixed within an episode: after any number of
-  gradient steps its output is `Z W0 + b0 - lr (Z Zs' + 1) A`, where Zs is the support input and
-  A the sum of the gradients at the layer's output. The inner loop works with [K, K] and [Q, K] Gram
-  matrices and never makes a fast weight of the size of W0. Exact, second order included.
-- `learn2learn`: a loop over cloned modules (`metarec.torch.reference`), to check the
-  others against.
+- `gram`: the dual form (`metarec.torch.gram`), for MLPs on fixed inputs; the fastest.
+- `vmap`: torch.func over tasks; any scorer, any learning rates, any weights.
+- `learn2learn`: a loop over cloned modules (`metarec.torch.reference`), to check the others.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarec.torch.scorer import Parameters, depth, forward, linear, upper
+from metarec.errors import LearnerError
+from metarec.torch.gram import DualWeights, dual_steps
+from metarec.torch.scorer import Parameters, Scorer, depth, linear
 
 Engine = Literal["auto", "gram", "vmap", "learn2learn"]
 Loss = Literal["bce", "mse"]
+Rates = Mapping[str, Tensor]
+"""Learning rate of each adapted weight: broadcasts to [steps, *shape of the weight].
+
+For `gram` those of a layer's weight and bias are one tensor with one number a step."""
 
 
 class Episodes(NamedTuple):
@@ -45,6 +49,37 @@ class Episodes(NamedTuple):
     query_mask: Tensor
 
 
+@dataclass(frozen=True)
+class InnerLoop:
+    """Settings of the inner loop.
+
+    Args:
+        steps: gradient steps on the support set.
+        learning_rate: of the steps, where rates are not given.
+        first_order: do not differentiate through the inner gradients.
+        engine: `gram`, `vmap`, `learn2learn`, or `auto` for the fastest that is exact.
+        compile: whether `torch.compile` makes one program of the outer loss; measure before use
+            (`experiments/speed.py`).
+    """
+
+    steps: int
+    learning_rate: float
+    first_order: bool = False
+    engine: Engine = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.learning_rate < 0:
+            raise LearnerError(
+                f"inner steps ({self.steps}) and inner learning rate ({self.learning_rate}) must "
+                "not be below 0"
+            )
+        if self.engine not in ("auto", "gram", "vmap", "learn2learn"):
+            raise LearnerError(
+                f"unknown engine {self.engine!r}; known: auto, gram, vmap, learn2learn"
+            )
+
+
 def pointwise_loss(loss: Loss, scores: Tensor, labels: Tensor) -> Tensor:
     """Binary cross-entropy on logits, or half the squared error, of each element."""
     if loss == "bce":
@@ -59,166 +94,313 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum(-1) / mask.sum(-1).clamp(min=1)
 
 
-def adapt(
-    parameters: Parameters,
-    support: Tensor,
-    labels: Tensor,
-    mask: Tensor,
-    *,
-    loss: Loss,
-    steps: int,
-    learning_rate: float,
-    first_order: bool = False,
-    engine: Engine = "auto",
-) -> dict[str, Tensor]:
-    """Gradient steps on each task's support set, from the same meta-parameters.
-
-    Args:
-        parameters: shared weights of the scorer.
-        support: [T, K, in] inputs of the shots.
-        labels: [T, K] targets.
-        mask: [T, K] 1 where there is a shot, else 0; a task without shots stays as it is.
-        loss: mean over the shots of this loss.
-        steps: number of gradient steps.
-        learning_rate: of the inner loop.
-        first_order: do not differentiate through the inner gradients.
-        engine: `gram` (also `auto`) or `vmap`.
-
-    Returns:
-        Fast weights with a leading task axis.
-    """
-    if engine == "vmap":
-        step = functools.partial(
-            _steps_of_one_task,
-            loss=loss, steps=steps, learning_rate=learning_rate, first_order=first_order,
-        )  # fmt: skip
-        return torch.func.vmap(step, in_dims=(None, 0, 0, 0))(
-            dict(parameters), support, labels, mask
-        )
-    gram = support @ support.mT + 1
-    fast, output = _dual_steps(
-        parameters, linear(parameters, 0, support), gram, labels, mask,
-        loss=loss, steps=steps, learning_rate=learning_rate, first_order=first_order,
-    )  # fmt: skip
-    weight, bias = parameters["layer0.weight"], parameters["layer0.bias"]
-    return fast | {
-        "layer0.weight": weight - learning_rate * support.mT @ output,
-        "layer0.bias": bias - learning_rate * output.sum(1),
-    }
-
-
 def query_scores(
+    scorer: Scorer,
     parameters: Parameters,
     episodes: Episodes,
     *,
     loss: Loss,
-    steps: int,
-    learning_rate: float,
-    first_order: bool = False,
-    engine: Engine = "auto",
+    inner: InnerLoop,
+    rates: Rates | None = None,
+    names: frozenset[str] | None = None,
+    every_step: bool = False,
 ) -> Tensor:
-    """[T, Q] scores of the queries after adaptation to the support sets; see `adapt`."""
-    if steps == 0:
-        return forward(parameters, episodes.query)
-    if engine == "vmap":
-        fast = adapt(
-            parameters, episodes.support, episodes.support_labels, episodes.support_mask,
-            loss=loss, steps=steps, learning_rate=learning_rate, first_order=first_order,
-            engine=engine,
-        )  # fmt: skip
-        return forward(fast, episodes.query)
-    rows = torch.cat([episodes.support, episodes.query], dim=1)
-    gram = rows @ episodes.support.mT + 1
-    preactivation = linear(parameters, 0, rows)
-    shots = episodes.support.shape[1]
-    fast, output = _dual_steps(
-        parameters, preactivation[:, :shots], gram[:, :shots],
-        episodes.support_labels, episodes.support_mask,
-        loss=loss, steps=steps, learning_rate=learning_rate, first_order=first_order,
-    )  # fmt: skip
-    adapted = preactivation[:, shots:] - learning_rate * gram[:, shots:] @ output
-    return upper(fast, adapted)
-
-
-def _dual_steps(
-    parameters: Parameters,
-    preactivation: Tensor,
-    gram: Tensor,
-    labels: Tensor,
-    mask: Tensor,
-    *,
-    loss: Loss,
-    steps: int,
-    learning_rate: float,
-    first_order: bool,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """The inner loop with the gradients written out, the first layer in dual form.
+    """Scores of the queries after adaptation to the support sets.
 
     Args:
+        scorer: whose weights adapt.
         parameters: shared weights.
-        preactivation: [T, K, H] output of the first linear layer on the shots.
-        gram: [T, K, K] products of the shots' inputs, plus 1 for the bias.
-        labels: [T, K].
-        mask: [T, K].
-        loss: see `adapt`.
-        steps: see `adapt`.
-        learning_rate: see `adapt`.
-        first_order: see `adapt`.
+        episodes: T episodes.
+        loss: of the inner loop, a mean over a task's shots.
+        inner: steps, learning rate, order and engine.
+        rates: learning rates by weight; None for `inner.learning_rate` everywhere.
+        names: the weights that adapt; None for all.
+        every_step: return the scores after each step.
 
     Returns:
-        Fast weights of the layers after the first, and [T, K, H] the sum over steps of the
-        gradients at the first layer's output.
+        [T, Q] scores, or [steps, T, Q].
+
+    Raises:
+        LearnerError: if the engine is not exact for what is asked.
     """
-    layers, tasks = depth(parameters), len(labels)
-    fast = {
-        name: parameters[name].expand(tasks, *parameters[name].shape)
-        for layer in range(1, layers)
-        for name in (f"layer{layer}.weight", f"layer{layer}.bias")
-    }
-    share = mask / mask.sum(-1, keepdim=True).clamp(min=1)
-    output = torch.zeros_like(preactivation)
-    for _ in range(steps):
-        # the values going up: preactivations of each layer and what the next one is fed
-        before, fed = [preactivation - learning_rate * gram @ output], []
-        for layer in range(1, layers):
-            fed.append(torch.relu(before[-1]))
-            before.append(linear(fast, layer, fed[-1]))
-        scores = before[-1].squeeze(-1)
-        residual = (torch.sigmoid(scores) if loss == "bce" else scores) - labels
-        # the gradients coming down
-        delta = (residual * share).unsqueeze(-1)
-        gradients = {}
-        for layer in range(layers - 1, 0, -1):
-            gradients[f"layer{layer}.weight"] = fed[layer - 1].mT @ delta
-            gradients[f"layer{layer}.bias"] = delta.sum(1)
-            delta = (delta @ fast[f"layer{layer}.weight"].mT) * (before[layer - 1] > 0)
-        if first_order:
-            delta = delta.detach()
-            gradients = {name: gradient.detach() for name, gradient in gradients.items()}
-        output = output + delta
-        fast = {name: value - learning_rate * gradients[name] for name, value in fast.items()}
-    return fast, output
+    if inner.steps == 0:
+        scores = scorer.forward(parameters, episodes.query)
+        return scores.unsqueeze(0)[:0] if every_step else scores
+    engine = choose_engine(scorer, parameters, inner, rates, names)
+    if engine == "learn2learn":
+        from metarec.torch.reference import query_scores_learn2learn
+
+        return query_scores_learn2learn(
+            scorer, parameters, episodes, loss=loss, inner=inner, rates=rates, names=names,
+            every_step=every_step,
+        )  # fmt: skip
+    if engine == "gram":
+        return _query_scores_gram(
+            scorer, parameters, episodes, loss, inner, rates, names, every_step
+        )
+    found = _vmap_steps(
+        scorer, parameters, episodes.support, episodes.support_labels, episodes.support_mask,
+        loss, inner, rates, names,
+    )  # fmt: skip
+    states = found if every_step else found[-1:]
+    scored = [scorer.forward({**parameters, **fast}, episodes.query) for fast in states]
+    return torch.stack(scored) if every_step else scored[0]
 
 
-def _steps_of_one_task(
-    parameters: dict[str, Tensor],
+def adapt(
+    scorer: Scorer,
+    parameters: Parameters,
     support: Tensor,
     labels: Tensor,
     mask: Tensor,
     *,
     loss: Loss,
-    steps: int,
-    learning_rate: float,
-    first_order: bool,
+    inner: InnerLoop,
+    rates: Rates | None = None,
+    names: frozenset[str] | None = None,
 ) -> dict[str, Tensor]:
-    def support_loss(fast: dict[str, Tensor]) -> Tensor:
-        return masked_mean(pointwise_loss(loss, forward(fast, support), labels), mask)
+    """Gradient steps on each task's support set, from the same meta-parameters.
 
-    for _ in range(steps):
-        gradients = torch.func.grad(support_loss)(parameters)
-        if first_order:
+    Args:
+        scorer: whose weights adapt.
+        parameters: shared weights.
+        support: [T, K, in] assembled inputs of the shots.
+        labels: [T, K] targets.
+        mask: [T, K] 1 where there is a shot, else 0; a task without shots stays as it is.
+        loss: see `query_scores`, and so are the others.
+        inner: the engine `learn2learn` adapts by the fastest exact one.
+        rates: see `query_scores`.
+        names: see `query_scores`.
+
+    Returns:
+        All weights; those that adapted have a leading task axis.
+    """
+    if inner.steps == 0:
+        return dict(parameters)
+    engine = choose_engine(scorer, parameters, inner, rates, names)
+    if engine == "learn2learn":
+        engine = fastest_engine(scorer, parameters, rates, names)
+    if engine == "vmap":
+        found = _vmap_steps(
+            scorer, parameters, support, labels, mask, loss, inner, rates, names
+        )  # fmt: skip
+        return {**parameters, **found[-1]}
+    first, features, state = adapt_dual(
+        scorer, parameters, support, labels, mask, loss=loss, inner=inner, rates=rates, names=names
+    )
+    fast = {
+        f"layer{first}.weight": parameters[f"layer{first}.weight"] - features.mT @ state.output,
+        f"layer{first}.bias": parameters[f"layer{first}.bias"] - state.output.sum(1),
+    }
+    for layer, (weight, bias) in enumerate(
+        zip(state.weights, state.biases, strict=True), first + 1
+    ):
+        fast |= {f"layer{layer}.weight": weight, f"layer{layer}.bias": bias}
+    return {**parameters, **fast}
+
+
+def adapt_dual(
+    scorer: Scorer,
+    parameters: Parameters,
+    support: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    *,
+    loss: Loss,
+    inner: InnerLoop,
+    rates: Rates | None = None,
+    names: frozenset[str] | None = None,
+) -> tuple[int, Tensor, DualWeights]:
+    """`adapt` by the dual form, without making the fast weight of the first adapted layer.
+
+    Returns:
+        The first adapted layer's number, [T, K, in] its input on the shots, and its dual state.
+    """
+    first = first_layer(parameters, names)
+    features = _frozen(parameters, first, scorer.embed(parameters, support))
+    states = _dual_states(
+        parameters, first, linear(parameters, first, features), gram_of(features, features),
+        labels, mask, loss, inner, rates,
+    )  # fmt: skip
+    return first, features, states[-1]
+
+
+def choose_engine(
+    scorer: Scorer,
+    parameters: Parameters,
+    inner: InnerLoop,
+    rates: Rates | None,
+    names: frozenset[str] | None,
+) -> Engine:
+    """The engine to use; for `auto` the fastest that is exact.
+
+    Raises:
+        LearnerError: if `gram` was asked for and is not exact here.
+    """
+    if inner.engine in ("vmap", "learn2learn"):
+        return inner.engine
+    fastest = fastest_engine(scorer, parameters, rates, names)
+    if inner.engine == "gram" and fastest != "gram":
+        raise LearnerError(
+            "learner.engine=gram needs an MLP scorer of which only whole upper layers adapt, at "
+            "one learning rate a layer and step; choose learner.engine=auto or vmap"
+        )
+    return fastest
+
+
+def fastest_engine(
+    scorer: Scorer, parameters: Parameters, rates: Rates | None, names: frozenset[str] | None
+) -> Literal["gram", "vmap"]:
+    """`gram` where it is exact, else `vmap`."""
+    adapted = set(parameters) if names is None else set(names)
+    if not scorer.dual or not all(name.startswith("layer") for name in adapted):
+        return "vmap"
+    first = first_layer(parameters, names)
+    layers = range(first, depth(parameters))
+    if adapted != {f"layer{layer}.{part}" for layer in layers for part in ("weight", "bias")}:
+        return "vmap"
+    if rates is not None:
+        for layer in layers:
+            rate = rates[f"layer{layer}.weight"]
+            one_a_step = rate.numel() == rate.shape[0] if rate.dim() else True
+            if rate is not rates[f"layer{layer}.bias"] or not one_a_step:
+                return "vmap"
+    return "gram"
+
+
+def first_layer(parameters: Parameters, names: frozenset[str] | None) -> int:
+    """The lowest layer that adapts."""
+    if names is None:
+        return 0
+    return min(layer for layer in range(depth(parameters)) if f"layer{layer}.weight" in names)
+
+
+def _frozen(parameters: Parameters, first: int, values: Tensor) -> Tensor:
+    """What the first adapted layer sees: the layers below do not adapt."""
+    for layer in range(first):
+        values = torch.relu(linear(parameters, layer, values))
+    return values
+
+
+def gram_of(rows: Tensor, support: Tensor) -> Tensor:
+    """[T, N, K] products of rows with the shots, plus 1 for the bias."""
+    return torch.baddbmm(rows.new_ones(1, 1, 1), rows, support.mT)
+
+
+def _query_scores_gram(
+    scorer: Scorer,
+    parameters: Parameters,
+    episodes: Episodes,
+    loss: Loss,
+    inner: InnerLoop,
+    rates: Rates | None,
+    names: frozenset[str] | None,
+    every_step: bool,
+) -> Tensor:
+    shots = episodes.support.shape[1]
+    first = first_layer(parameters, names)
+    rows = torch.cat([episodes.support, episodes.query], dim=1)
+    features = _frozen(parameters, first, scorer.embed(parameters, rows))
+    support = features[:, :shots].detach() if inner.first_order else features[:, :shots]
+    gram, before = gram_of(features, support), linear(parameters, first, features)
+    states = _dual_states(
+        parameters, first, before[:, :shots], gram[:, :shots],
+        episodes.support_labels, episodes.support_mask, loss, inner, rates, every_step,
+    )  # fmt: skip
+    scored = []
+    for state in states:
+        values = torch.baddbmm(before[:, shots:], gram[:, shots:], state.output, alpha=-1)
+        for weight, bias in zip(state.weights, state.biases, strict=True):
+            values = torch.baddbmm(bias.unsqueeze(1), torch.relu(values), weight)
+        scored.append(values.squeeze(-1))
+    return torch.stack(scored) if every_step else scored[0]
+
+
+def _dual_states(
+    parameters: Parameters,
+    first: int,
+    preactivation: Tensor,
+    gram: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    loss: Loss,
+    inner: InnerLoop,
+    rates: Rates | None,
+    every_step: bool = False,
+) -> list[DualWeights]:
+    layers = range(first, depth(parameters))
+    if rates is None:
+        by_step = torch.full((inner.steps, len(layers)), inner.learning_rate, dtype=torch.float64)
+    else:
+        columns = [rates[f"layer{layer}.weight"].flatten().expand(inner.steps) for layer in layers]
+        by_step = torch.stack(columns, dim=1)
+    return dual_steps(
+        preactivation,
+        gram,
+        [parameters[f"layer{layer}.weight"] for layer in layers[1:]],
+        [parameters[f"layer{layer}.bias"] for layer in layers[1:]],
+        labels,
+        mask,
+        by_step,
+        logistic=loss == "bce",
+        first_order=inner.first_order,
+        every_step=every_step,
+    )
+
+
+def _vmap_steps(
+    scorer: Scorer,
+    parameters: Parameters,
+    support: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    loss: Loss,
+    inner: InnerLoop,
+    rates: Rates | None,
+    names: frozenset[str] | None,
+) -> list[dict[str, Tensor]]:
+    """The adapted weights after each step, with a leading task axis."""
+    adapted = {name: parameters[name] for name in sorted(names or parameters)}
+    others = {name: value for name, value in parameters.items() if name not in adapted}
+    step = functools.partial(_steps_of_one_task, scorer=scorer, loss=loss, inner=inner, rates=rates)
+    states: list[dict[str, Tensor]] = torch.func.vmap(step, in_dims=(None, None, 0, 0, 0))(
+        adapted, others, support, labels, mask
+    )
+    return states
+
+
+def _steps_of_one_task(
+    adapted: dict[str, Tensor],
+    others: dict[str, Tensor],
+    support: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    *,
+    scorer: Scorer,
+    loss: Loss,
+    inner: InnerLoop,
+    rates: Rates | None,
+) -> list[dict[str, Tensor]]:
+    def support_loss(fast: dict[str, Tensor]) -> Tensor:
+        scores = scorer.forward({**others, **fast}, support)
+        return masked_mean(pointwise_loss(loss, scores, labels), mask)
+
+    states = []
+    for step in range(inner.steps):
+        gradients = torch.func.grad(support_loss)(adapted)
+        if inner.first_order:
             gradients = {name: gradient.detach() for name, gradient in gradients.items()}
-        parameters = {
-            name: value - learning_rate * gradients[name] for name, value in parameters.items()
+        adapted = {
+            name: value - rate_of(rates, inner, name, step) * gradients[name]
+            for name, value in adapted.items()
         }
-    return parameters
+        states.append(adapted)
+    return states
+
+
+def rate_of(rates: Rates | None, inner: InnerLoop, name: str, step: int) -> Tensor | float:
+    """The learning rate of a weight at a step; broadcasts to the weight."""
+    if rates is None:
+        return inner.learning_rate
+    rate = rates[name]
+    return rate if rate.dim() == 0 else rate[min(step, rate.shape[0] - 1)]

@@ -8,15 +8,17 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from metarec.inputs import Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.torch import episodic
-from metarec.torch.episodic import Adapted, InnerLoop, OuterLoss
-from metarec.torch.inner_loop import Engine
+from metarec.torch.episodic import Adaptation, Adapted, OuterLoss
+from metarec.torch.inner_loop import Engine, InnerLoop
+from metarec.torch.scorer import ScorerName, build_scorer
 from metarec.torch.training import OuterLoop, choose_device
 
 
 class MAML:
-    """MAML (Finn, Abbeel & Levine 2017) on the MLP scorer over text features.
+    """MAML (Finn, Abbeel & Levine 2017) on a scorer over text features.
 
     Minimises over meta-parameters the loss of the queries after `inner_steps` gradient steps on the
     support set, differentiating through the steps (second order) unless told otherwise. Serves user
@@ -27,8 +29,12 @@ class MAML:
         inner_learning_rate: of the inner loop.
         first_order: leave the second derivatives out (FOMAML).
         engine: `gram` (exact dual form), `vmap` (torch.func), `learn2learn` (the reference, for
-            training; adapts by `gram`), or `auto`.
+            training; adapts by the fastest exact one), or `auto` for the fastest exact one.
+        compile: whether `torch.compile` makes one program of the outer loss.
+        scorer: see `metarec.torch.scorer.build_scorer`.
+        representation: what is seen of a candidate: `text`, `collaborative` factors, or `both`.
         hidden_sizes: of the scorer.
+        embedding_size: of the projections of the scorers cosine and dot.
         outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
             or `auto`: softmax, but pointwise for ratings.
         steps: outer steps, at the most.
@@ -51,7 +57,11 @@ class MAML:
         inner_learning_rate: float = 0.01,
         first_order: bool = False,
         engine: Engine = "auto",
+        compile: bool = False,
+        scorer: ScorerName = "mlp",
+        representation: Representation = "text",
         hidden_sizes: tuple[int, ...] = (64, 64),
+        embedding_size: int = 64,
         outer_loss: OuterLoss = "auto",
         steps: int = 1000,
         learning_rate: float = 1e-3,
@@ -60,9 +70,12 @@ class MAML:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        self.inner = InnerLoop(inner_steps, inner_learning_rate, first_order, engine)
+        self.method = Adaptation(
+            build_scorer(scorer, tuple(hidden_sizes), embedding_size),
+            InnerLoop(inner_steps, inner_learning_rate, first_order, engine, compile),
+        )
+        self.representation: Representation = representation
         self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
-        self.hidden_sizes = tuple(hidden_sizes)
         self.outer_loss: OuterLoss = outer_loss
         self.device = choose_device(device)
         self._side: Training | None = None
@@ -75,7 +88,7 @@ class MAML:
         """Meta-trains; returns the meta-parameters that were best on meta-validation."""
         self._side = training
         return episodic.fit(
-            training, self.hidden_sizes, self.inner, self.outer, self.outer_loss, self.device,
+            training, self.method, self.representation, self.outer, self.outer_loss, self.device,
             "MAML",
         )  # fmt: skip
 
@@ -86,14 +99,14 @@ class MAML:
     def without_adaptation(self) -> MAML:
         """The same learner with 0 inner steps: what adaptation is measured against."""
         twin = copy.copy(self)
-        twin.inner = InnerLoop(0, 0.0)
+        twin.method = self.method.off()
         return twin
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Gradient steps on each task's support set; see `inner_loop.adapt`."""
         return episodic.adapt(
             episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
-            meta_parameters, support, self.inner, self.device,
+            meta_parameters, support, self.method, self.device,
         )  # fmt: skip
 
     def score(

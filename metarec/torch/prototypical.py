@@ -1,10 +1,10 @@
-"""Prototypical learning: what a task liked and disliked, as two points in a meta-trained space."""
+"""Prototypical learning: what a task liked and disliked, as points in a meta-trained space."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+import copy
+import functools
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -12,33 +12,26 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.inputs import Inputs
+from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import episodic
+from metarec.torch import amortised, episodic
+from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
 from metarec.torch.episodic import OuterLoss
-from metarec.torch.inner_loop import Episodes
-from metarec.torch.training import OuterLoop, autograd, choose_device, train
+from metarec.torch.training import OuterLoop, choose_device
 
 Projection = Literal["mlp", "linear", "none"]
 
 
-@dataclass(frozen=True)
-class Prototypes:
-    """Liked and disliked prototype of T tasks.
+class Prototypes(NamedTuple):
+    """Liked and disliked prototypes of T tasks.
 
     Args:
-        liked: [T, E].
-        disliked: [T, E].
-        parameters: of the learner.
-        inputs: of the learner that adapted.
-        device: where the prototypes are.
+        liked: [T, M, E].
+        disliked: [T, M, E].
     """
 
     liked: Tensor
     disliked: Tensor
-    parameters: Mapping[str, Tensor]
-    inputs: Inputs
-    device: torch.device
 
 
 class Prototypical:
@@ -48,13 +41,29 @@ class Prototypical:
     features, and a candidate's logit is how much nearer it lies to the liked one: the difference of
     the squared distances. Each mean includes a meta-trained prior prototype as `strength` shots, so
     that a class without shots, and K=0, are served; in item tasks the new item's text moves both
-    priors. Adapting is a mean: there is no gradient step to switch off.
+    priors.
+
+    With several prototypes a side each is a mean weighted by attention to a meta-trained query of
+    its own (as the interests of Cen et al. 2020, ComiRec, equations 7 and 8), and a side is as near
+    as the log-sum-exp of minus the squared distances to its prototypes makes it, which the nearest
+    dominates (as the clusters of a class do in infinite mixture prototypes, Allen et al. 2019).
+
+    With rating feedback a shot counts for the liked side by as much as its standardised rating lies
+    above 0, and for the disliked side by as much as it lies below; a learned scale and bias turn
+    the logit into a standardised rating. The paper has classes only.
 
     Args:
         projection: `mlp` (one hidden layer) or `linear`, meta-trained, or `none`: distances of the
             standardised features themselves, nothing trained, priors at the origin (the
             ablation); constant at K=0.
         embedding_size: E, of the projection, and width of its hidden layer.
+        prototypes: M, prototypes a side; 1 without a trained projection.
+        prior_strength: number of shots that a prior counts for, above 0; the first value of a
+            learned one where there is a trained projection.
+        dislike_weight: how much a disliked shot counts for its side in binary feedback, where a
+            liked one counts 1 for its own. Most of what a task does not like it never met, and what
+            it met and did not like is no example of that: below 1 ranks catalogues better.
+        representation: `text`, `collaborative` or `both`.
         outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
             or `auto`: softmax, but pointwise for ratings.
         steps: outer steps, at the most.
@@ -66,15 +75,19 @@ class Prototypical:
     """
 
     serves: ClassVar[frozenset[str]] = frozenset({"user", "item"})
-    accepts: ClassVar[frozenset[str]] = frozenset({"binary", "implicit"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"rating", "binary", "implicit"})
     needs_features: ClassVar[bool] = True
     trained: ClassVar[bool] = True
-    adaptation: ClassVar[str | None] = None
+    adaptation: ClassVar[str | None] = "support"
 
     def __init__(
         self,
         projection: Projection = "mlp",
         embedding_size: int = 64,
+        prototypes: int = 1,
+        prior_strength: float = 10.0,
+        dislike_weight: float = 0.1,
+        representation: Representation = "text",
         outer_loss: OuterLoss = "pointwise",
         steps: int = 1000,
         learning_rate: float = 3e-3,
@@ -85,59 +98,51 @@ class Prototypical:
     ) -> None:
         if projection not in ("mlp", "linear", "none"):
             raise LearnerError(f"learner.projection={projection!r}; known: mlp, linear, none")
+        if prototypes < 1 or (projection == "none" and prototypes > 1):
+            raise LearnerError(
+                f"learner.prototypes={prototypes}: at least 1, and exactly 1 with "
+                "learner.projection=none, where nothing is trained"
+            )
+        if prior_strength <= 0 or dislike_weight < 0:
+            raise LearnerError(
+                f"learner.prior_strength={prior_strength} must be above 0 and "
+                f"learner.dislike_weight={dislike_weight} not below"
+            )
         self.projection: Projection = projection
         self.embedding_size = embedding_size
+        self.prototypes = prototypes
+        self.prior_strength = prior_strength
+        self.dislike_weight = dislike_weight
+        self.representation: Representation = representation
         self.outer_loss: OuterLoss = outer_loss
         self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
         self.device = choose_device(device)
+        self.ignore_support = False
         self._side: Training | None = None
 
     def predicts(self, feedback: Feedback) -> Predicts:
-        """Logits; only an order after softmax training and without a trained projection."""
+        """Ratings or logits; only an order after softmax training or with nothing trained."""
         return (
             "order" if self.projection == "none" else episodic.predicts(feedback, self.outer_loss)
         )
 
-    def restore(self, training: Training) -> None:
-        """Gives the side information (features, feedback) to a learner that was not fitted here."""
-        self._side = training
-
     def fit(self, training: Training) -> MetaParameters:
-        """Meta-trains the projection, the priors and their strength."""
+        """Meta-trains the projection, the priors, their strength and the queries."""
         self._side = training
-        inputs = Inputs.fit(training)
         if self.projection == "none":
-            return dict(inputs.statistics)
-        loss = episodic.pointwise(training.feedback)
-        kind = episodic.chosen_loss(self.outer_loss, training.feedback)
-
-        def loss_of(parameters: dict[str, Tensor], step: int) -> Tensor:
-            arrays = inputs.of_batch(training.sampler.batch(step))
-            shots, labels, mask, query, context, query_labels, query_mask, extra = (
-                torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(self.device)
-                for array in (
-                    arrays.support, arrays.support_labels, arrays.support_mask, arrays.query,
-                    arrays.query_context, arrays.query_labels, arrays.query_mask,
-                    arrays.query_extra,
-                )
-            )  # fmt: skip
-            liked, disliked = prototypes(parameters, shots, labels, mask, context)
-            scores = logits(parameters, liked, disliked, query, extra)
-            episodes = Episodes(shots, labels, mask, query, query_labels, query_mask)
-            return episodic.outer_loss(kind, loss, scores, episodes)
-
-        return train(
-            self._initial(inputs, np.random.default_rng([training.seed, 2])),
-            autograd(loss_of), training, self.outer, inputs.statistics, self.device,
-            "prototypical",
+            return dict(Inputs.fit(training, self.representation).statistics)
+        return amortised.fit(
+            training, self.representation, self._initial,
+            amortised.scored_by(self._encode(training.feedback), decode),
+            self.outer, self.outer_loss, self.device, "prototypical",
         )  # fmt: skip
 
     def _initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         size, embedding = inputs.size, self.embedding_size
         parameters = {
             "projection0": rng.standard_normal((size, embedding)) / np.sqrt(size),
-            "prior.liked": 0.01 * rng.standard_normal(embedding),
-            "prior.disliked": 0.01 * rng.standard_normal(embedding),
+            "prior.liked": 0.01 * rng.standard_normal((self.prototypes, embedding)),
+            "prior.disliked": 0.01 * rng.standard_normal((self.prototypes, embedding)),
             "log_strength": np.zeros(2),
             "log_temperature": np.zeros(1),
             "bias": np.zeros(1),
@@ -149,44 +154,126 @@ class Prototypical:
         if inputs.channels > 1:
             parameters["task.liked"] = rng.standard_normal((size, embedding)) / np.sqrt(size)
             parameters["task.disliked"] = np.zeros((size, embedding))
+        if inputs.extras:
             parameters["extra"] = np.zeros(inputs.extras)
-        return {name: value.astype(np.float32) for name, value in parameters.items()}
+        if self.prototypes > 1:
+            for side in ("liked", "disliked"):
+                parameters[f"query.{side}"] = rng.standard_normal((self.prototypes, embedding))
+        return parameters
 
-    def adapt(self, meta_parameters: MetaParameters, support: Support) -> Prototypes:
-        """The two prototypes of each task."""
+    def _encode(self, feedback: Feedback) -> amortised.Encode[Prototypes]:
+        return functools.partial(
+            encode,
+            feedback=feedback,
+            prior_strength=self.prior_strength,
+            dislike_weight=self.dislike_weight,
+        )
+
+    def restore(self, training: Training) -> None:
+        """Gives the side information (features, feedback) to a learner that was not fitted here."""
+        self._side = training
+
+    def without_adaptation(self) -> Prototypical:
+        """The same learner with every support set ignored: the priors alone."""
+        twin = copy.copy(self)
+        twin.ignore_support = True
+        return twin
+
+    def adapt(self, meta_parameters: MetaParameters, support: Support) -> Conditioned[Prototypes]:
+        """The prototypes of each task."""
         inputs = episodic.inputs_of(self._side, meta_parameters, type(self).__name__)
-        parameters = {
-            name: torch.tensor(value, device=self.device)
-            for name, value in meta_parameters.items()
-            if not name.startswith("inputs.")
-        }
-        shots, _, context = inputs.of_support(support)
-        labels = np.where(support.mask, support.labels, 0).astype(np.float32)
-        with torch.no_grad():
-            liked, disliked = prototypes(
-                parameters,
-                torch.from_numpy(shots).to(self.device),
-                torch.from_numpy(labels).to(self.device),
-                torch.from_numpy(support.mask.astype(np.float32)).to(self.device),
-                torch.from_numpy(context).to(self.device),
-            )
-        return Prototypes(liked, disliked, parameters, inputs, self.device)
+        return amortised.condition(
+            inputs, meta_parameters, support, self._encode(inputs.feedback), decode, self.device,
+            self.ignore_support,
+        )  # fmt: skip
 
     def score(
-        self, fast_weights: Prototypes, candidates: Int32[np.ndarray, " c"]
+        self, fast_weights: Conditioned[Prototypes], candidates: Int32[np.ndarray, " c"]
     ) -> Float32[np.ndarray, "tasks c"]:
-        """[T, C] logits of the candidates."""
-        inputs = fast_weights.inputs
-        vectors = torch.from_numpy(inputs.vectors(candidates)).to(fast_weights.device)
-        extra = torch.from_numpy(inputs.extra_columns(candidates)).to(fast_weights.device)
-        with torch.no_grad():
-            scores = logits(
-                fast_weights.parameters, fast_weights.liked, fast_weights.disliked, vectors, extra
-            )
-        return scores.cpu().numpy()
+        """[T, C] scores of the candidates."""
+        return amortised.score(fast_weights, candidates)
 
 
-def project(parameters: Mapping[str, Tensor], vectors: Tensor) -> Tensor:
+def encode(
+    parameters: Parameters,
+    shots: Shots,
+    feedback: Feedback,
+    prior_strength: float,
+    dislike_weight: float,
+) -> Prototypes:
+    """Liked and disliked prototypes of each task, the priors included as pseudo-shots.
+
+    Without a projection the priors lie at the origin; in item tasks the liked one lies at the new
+    item's own vector.
+
+    Args:
+        parameters: of the learner; `log_strength` is learned relative to `prior_strength`.
+        shots: the support sets.
+        feedback: what the labels are.
+        prior_strength: shots that a prior counts for at first.
+        dislike_weight: how much a disliked shot counts.
+    """
+    embedded = project(parameters, shots.vectors)
+    own = shots.context[:, 1] if shots.context.shape[1] > 1 else None
+    found = []
+    for number, side in enumerate(("liked", "disliked")):
+        weight = side_weights(shots.labels, feedback, dislike_weight)[number] * shots.mask
+        if "projection0" in parameters:
+            strength = prior_strength * parameters["log_strength"][number].exp()
+            prior = parameters[f"prior.{side}"].expand(len(weight), -1, -1)
+            if own is not None:
+                prior = prior + (own @ parameters[f"task.{side}"]).unsqueeze(1)
+        else:
+            strength = embedded.new_tensor(prior_strength)
+            prior = embedded.new_zeros(len(weight), 1, embedded.shape[-1])
+            if side == "liked" and own is not None:
+                prior = project(parameters, own).unsqueeze(1)
+        attention = embedded.new_zeros(len(weight), 1, weight.shape[1])
+        if f"query.{side}" in parameters:
+            attention = parameters[f"query.{side}"] @ embedded.mT / embedded.shape[-1] ** 0.5
+        found.append(means(embedded, weight, attention, prior, strength))
+    return Prototypes(*found)
+
+
+def side_weights(
+    labels: Tensor, feedback: Feedback, dislike_weight: float
+) -> tuple[Tensor, Tensor]:
+    """How much each label counts for the liked and for the disliked side, never below 0.
+
+    Args:
+        labels: [T, K] 1 and 0, or standardised ratings.
+        feedback: which of the two.
+        dislike_weight: of the label 0; ratings weigh by themselves.
+    """
+    if feedback == "rating":
+        return torch.relu(labels), torch.relu(-labels)
+    return labels, dislike_weight * (1 - labels)
+
+
+def means(
+    embedded: Tensor, weight: Tensor, attention: Tensor, prior: Tensor, strength: Tensor
+) -> Tensor:
+    """Weighted means of the shots with a prior, which counts as `strength` shots.
+
+    Prototype m is `(s p_m + Σ_k w_k exp(a_mk) e_k) / (s + Σ_k w_k exp(a_mk))`.
+
+    Args:
+        embedded: [T, K, E] shots e.
+        weight: [T, K] w, 0 where a shot is not of this side.
+        attention: [T, M, K] a; 0 for plain means.
+        prior: [T, M, E] p.
+        strength: s, above 0.
+
+    Returns:
+        [T, M, E] prototypes.
+    """
+    logits = attention + weight.log().unsqueeze(1)
+    own = strength.log().expand(*logits.shape[:-1], 1)
+    share = torch.softmax(torch.cat([own, logits], dim=-1), dim=-1)
+    return share[..., :1] * prior + share[..., 1:] @ embedded
+
+
+def project(parameters: Parameters, vectors: Tensor) -> Tensor:
     """[..., D] vectors in the learned space, or divided by the root of D where there is none."""
     if "projection0" not in parameters:
         return vectors / vectors.shape[-1] ** 0.5
@@ -196,72 +283,24 @@ def project(parameters: Mapping[str, Tensor], vectors: Tensor) -> Tensor:
     return embedded
 
 
-def prototypes(
-    parameters: Mapping[str, Tensor], shots: Tensor, labels: Tensor, mask: Tensor, context: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Liked and disliked prototype of each task, the priors included as pseudo-shots.
+def decode(parameters: Parameters, state: Prototypes, queries: Queries) -> Tensor:
+    """[T, N] how much nearer each candidate lies to the liked prototypes than to the disliked ones.
 
-    Args:
-        parameters: of the learner; without a projection the priors lie at the origin.
-        shots: [T, K, D] standardised vectors.
-        labels: [T, K] 1 and 0.
-        mask: [T, K].
-        context: [T, C, D]; its second channel is the new item's text in item tasks.
-
-    Returns:
-        [T, E] and [T, E].
+    With one prototype a side that is the difference of the squared distances. `|e|²` is the same on
+    both sides and left out, so that a catalogue is embedded once for all tasks.
     """
-    embedded = project(parameters, shots)
-    found = []
-    for number, (side, weight) in enumerate(
-        (("liked", labels * mask), ("disliked", (1 - labels) * mask))
-    ):
-        total, count = (weight.unsqueeze(-1) * embedded).sum(1), weight.sum(1, keepdim=True)
-        strength: Tensor | float = 1.0
-        prior = torch.zeros_like(total)
-        if "projection0" in parameters:
-            strength = parameters["log_strength"][number].exp()
-            prior = prior + parameters[f"prior.{side}"]
-            if f"task.{side}" in parameters:
-                prior = prior + context[:, 1] @ parameters[f"task.{side}"]
-        elif side == "liked" and context.shape[1] > 1:
-            prior = project(parameters, context[:, 1])
-        found.append((strength * prior + total) / (strength + count))
-    return found[0], found[1]
-
-
-def logits(
-    parameters: Mapping[str, Tensor],
-    liked: Tensor,
-    disliked: Tensor,
-    vectors: Tensor,
-    extra: Tensor,
-) -> Tensor:
-    """How much nearer each vector lies to the liked prototype than to the disliked one.
-
-    The difference of squared distances is affine in the embedding e, `2 e (l - d) - |l|² + |d|²`,
-    so a catalogue is embedded once for all tasks.
-
-    Args:
-        parameters: of the learner.
-        liked: [T, E].
-        disliked: [T, E].
-        vectors: [T, N, D] of each task, or [N, D] of a catalogue.
-        extra: [T, N, X] or [N, X] columns beside the vectors.
-
-    Returns:
-        [T, N] logits.
-    """
-    embedded = project(parameters, vectors)
-    direction = 2 * (liked - disliked)
-    offset = ((disliked**2).sum(-1) - (liked**2).sum(-1)).unsqueeze(1)
-    if vectors.ndim == 2:
-        scores = direction @ embedded.T + offset
-    else:
-        scores = torch.einsum("tne,te->tn", embedded, direction) + offset
-    if "projection0" not in parameters:
-        return scores
-    scores = parameters["log_temperature"].exp() * scores + parameters["bias"]
+    embedded = project(parameters, queries.vectors)
+    trained = "projection0" in parameters
+    temperature = parameters["log_temperature"].exp() if trained else 1.0
+    near = [
+        torch.logsumexp(
+            temperature * (2 * embedded @ side.mT - (side**2).sum(-1).unsqueeze(1)), dim=-1
+        )
+        for side in (state.liked, state.disliked)
+    ]
+    scores = near[0] - near[1]
+    if trained:
+        scores = scores + parameters["bias"]
     if "extra" in parameters:
-        scores = scores + extra @ parameters["extra"]
+        scores = scores + queries.extra @ parameters["extra"]
     return scores

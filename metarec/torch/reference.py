@@ -11,8 +11,16 @@ import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.torch.inner_loop import Episodes, Loss, masked_mean, pointwise_loss
-from metarec.torch.scorer import Parameters, depth
+from metarec.torch.inner_loop import (
+    Episodes,
+    InnerLoop,
+    Loss,
+    Rates,
+    masked_mean,
+    pointwise_loss,
+    rate_of,
+)
+from metarec.torch.scorer import Parameters, Scorer
 
 MISSING = (
     "learn2learn is not installed, and learner.engine=learn2learn needs it. A plain install fails "
@@ -34,71 +42,100 @@ def import_learn2learn() -> Any:
 
 
 class Module(torch.nn.Module):
-    """The scorer as a module, for libraries that want one.
+    """Some weights of a scorer as a module, for libraries that want one.
+
+    The given tensors themselves are its parameters, so that gradients flow to them.
 
     Args:
-        parameters: `layer<i>.weight` [in, out] and `layer<i>.bias` [out].
+        scorer: whose weights they are.
+        adapted: the weights that adapt.
+        others: the weights that do not.
     """
 
-    def __init__(self, parameters: Parameters) -> None:
+    def __init__(self, scorer: Scorer, adapted: Parameters, others: Parameters) -> None:
         super().__init__()
-        layers: list[torch.nn.Module] = []
-        for layer in range(depth(parameters)):
-            weight = parameters[f"layer{layer}.weight"]
-            module = torch.nn.Linear(weight.shape[0], weight.shape[1], dtype=weight.dtype)
-            module.weight = torch.nn.Parameter(weight.detach().T.clone())
-            module.bias = torch.nn.Parameter(parameters[f"layer{layer}.bias"].detach().clone())
-            layers += [torch.nn.ReLU(), module] if layer else [module]
-        self.layers = torch.nn.Sequential(*layers)
+        self._scorer, self._others = scorer, dict(others)
+        for name, value in adapted.items():
+            # a name of a parameter must not have a dot
+            self._parameters[name.replace(".", "/")] = value  # type: ignore[assignment]
 
     def forward(self, inputs: Tensor) -> Tensor:
         """[N, in] to [N] scores."""
-        scores: Tensor = self.layers(inputs).squeeze(-1)
-        return scores
-
-    def named(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters by the scorer's names; weights are transposed, [out, in]."""
-        linears = [module for module in self.layers if isinstance(module, torch.nn.Linear)]
-        return {
-            f"layer{layer}.{name}": value
-            for layer, module in enumerate(linears)
-            for name, value in module.named_parameters()
-        }
+        named = {name.replace("/", "."): value for name, value in self._parameters.items()}
+        return self._scorer.forward({**self._others, **named}, inputs)  # type: ignore[dict-item]
 
 
 def query_scores_learn2learn(
-    module: Module,
+    scorer: Scorer,
+    parameters: Parameters,
     episodes: Episodes,
     *,
     loss: Loss,
-    steps: int,
-    learning_rate: float,
-    first_order: bool = False,
+    inner: InnerLoop,
+    rates: Rates | None = None,
+    names: frozenset[str] | None = None,
+    every_step: bool = False,
 ) -> Tensor:
-    """[T, Q] scores of the queries: for each task a learn2learn clone, its steps, a forward pass.
+    """Scores of the queries after the steps: for each task a learn2learn clone and its steps.
+
+    With one learning rate `learn2learn.algorithms.MAML`; with rates by weight, learn2learn's
+    `clone_module` and `update_module`.
 
     Args:
-        module: holds the meta-parameters; gradients flow into it.
+        scorer: whose weights adapt.
+        parameters: shared weights; gradients flow to them.
         episodes: T episodes.
         loss: of the inner loop.
-        steps: inner steps.
-        learning_rate: of the inner loop.
-        first_order: do not differentiate through the inner gradients.
+        inner: its settings.
+        rates: learning rates by weight; None for `inner.learning_rate`.
+        names: the weights that adapt; None for all.
+        every_step: return the scores after each step.
 
     Returns:
-        [T, Q] scores.
+        [T, Q] scores, or [steps, T, Q].
 
     Raises:
         LearnerError: if learn2learn is not installed.
     """
-    maml = import_learn2learn().algorithms.MAML(module, lr=learning_rate, first_order=first_order)
-    scores = []
+    learn2learn = import_learn2learn()
+    adapted = {name: value for name, value in parameters.items() if names is None or name in names}
+    others = {name: value for name, value in parameters.items() if name not in adapted}
+    module = Module(scorer, adapted, others)
+    maml = learn2learn.algorithms.MAML(
+        module, lr=inner.learning_rate, first_order=inner.first_order
+    )
+    scores: list[Tensor] = []
     for task in range(len(episodes.query)):
-        clone = maml.clone()
-        for _ in range(steps):
+        clone = maml.clone() if rates is None else learn2learn.clone_module(module)
+        for step in range(inner.steps):
             losses = pointwise_loss(
                 loss, clone(episodes.support[task]), episodes.support_labels[task]
             )
-            clone.adapt(masked_mean(losses, episodes.support_mask[task]))
-        scores.append(clone(episodes.query[task]))
-    return torch.stack(scores)
+            value = masked_mean(losses, episodes.support_mask[task])
+            if rates is None:
+                clone.adapt(value)
+            else:
+                learn2learn.update_module(
+                    clone, _updates(clone, value, adapted, inner, rates, step)
+                )
+            if every_step or step + 1 == inner.steps:
+                scores.append(clone(episodes.query[task]))
+    by_task = torch.stack(scores).unflatten(0, (len(episodes.query), -1))
+    return by_task.transpose(0, 1) if every_step else by_task[:, 0]
+
+
+def _updates(
+    clone: torch.nn.Module,
+    loss: Tensor,
+    adapted: Parameters,
+    inner: InnerLoop,
+    rates: Rates,
+    step: int,
+) -> list[Tensor]:
+    gradients = torch.autograd.grad(
+        loss, list(clone.parameters()), create_graph=not inner.first_order
+    )
+    return [
+        -rate_of(rates, inner, name, step) * gradient
+        for name, gradient in zip(adapted, gradients, strict=True)
+    ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,9 @@ from metarec.learner import MetaParameters, Training
 Gradients = Callable[[dict[str, Tensor], int], tuple[Tensor, Mapping[str, Tensor]]]
 """(meta-parameters, step) to (loss, gradient of each meta-parameter)."""
 
+RATE = "rate."
+"""Prefix of meta-learned learning rates among the meta-parameters; they are not decayed."""
+
 
 @dataclass(frozen=True)
 class OuterLoop:
@@ -24,9 +29,12 @@ class OuterLoop:
     Args:
         steps: number of outer steps, at the most.
         learning_rate: of Adam.
-        weight_decay: decoupled (AdamW, Loshchilov & Hutter 2019).
+        weight_decay: decoupled (AdamW, Loshchilov & Hutter 2019). Meta-learned learning rates
+            (names that start with `rate.`) are left out: they have no reason to be near 0.
         validate_every: steps between two looks at meta-validation.
         patience: looks without improvement after which training stops.
+        cosine: let the learning rate fall to 0 along half a cosine over `steps` (Loshchilov &
+            Hutter 2017, equation 5, without restarts).
     """
 
     steps: int = 1000
@@ -34,6 +42,7 @@ class OuterLoop:
     weight_decay: float = 0.0
     validate_every: int = 100
     patience: int = 5
+    cosine: bool = False
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.validate_every < 1 or self.patience < 1:
@@ -46,6 +55,12 @@ class OuterLoop:
                 f"learner.learning_rate={self.learning_rate} must be above 0 and "
                 f"learner.weight_decay={self.weight_decay} not below"
             )
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of an outer step."""
+        if not self.cosine:
+            return self.learning_rate
+        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * step / self.steps))
 
 
 def choose_device(device: str) -> torch.device:
@@ -104,9 +119,7 @@ def train(
         name: torch.tensor(value, device=device, requires_grad=True)
         for name, value in initial.items()
     }
-    optimizer = torch.optim.AdamW(
-        list(parameters.values()), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = _optimizer(parameters, settings)
     best = {name: np.array(value) for name, value in initial.items()}
     best_value, waited, first = -np.inf, 0, 0
     losses: list[float] = []
@@ -166,11 +179,22 @@ def train(
             )
         for name, parameter in parameters.items():
             parameter.grad = values[name]
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate_at(step)
         optimizer.step()
         if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
             stopped = look(step + 1)
     steps.close()
     return {**statistics, **best}
+
+
+def _optimizer(parameters: Mapping[str, Tensor], settings: OuterLoop) -> torch.optim.Optimizer:
+    decayed = [value for name, value in parameters.items() if not name.startswith(RATE)]
+    groups: list[dict[str, Any]] = [{"params": decayed}] if decayed else []
+    rates = [value for name, value in parameters.items() if name.startswith(RATE)]
+    if rates:
+        groups.append({"params": rates, "weight_decay": 0.0})
+    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
 
 
 def _tensors(

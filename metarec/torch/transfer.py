@@ -8,9 +8,12 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from metarec.inputs import Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.torch import episodic
-from metarec.torch.episodic import Adapted, InnerLoop, OuterLoss
+from metarec.torch.episodic import Adaptation, Adapted, OuterLoss
+from metarec.torch.inner_loop import InnerLoop
+from metarec.torch.scorer import ScorerName, build_scorer
 from metarec.torch.training import OuterLoop, choose_device
 
 
@@ -25,7 +28,10 @@ class Transfer:
     Args:
         fine_tune_steps: gradient steps on the support set of a new task; 0 only pretrains.
         fine_tune_learning_rate: of these steps.
+        scorer: see `metarec.torch.scorer.build_scorer`.
+        representation: what is seen of a candidate: `text`, `collaborative` factors, or `both`.
         hidden_sizes: of the scorer.
+        embedding_size: of the projections of the scorers cosine and dot.
         outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
             or `auto`: softmax, but pointwise for ratings.
         steps: training steps, at the most.
@@ -46,7 +52,10 @@ class Transfer:
         self,
         fine_tune_steps: int = 3,
         fine_tune_learning_rate: float = 0.01,
+        scorer: ScorerName = "mlp",
+        representation: Representation = "text",
         hidden_sizes: tuple[int, ...] = (64, 64),
+        embedding_size: int = 64,
         outer_loss: OuterLoss = "auto",
         steps: int = 1000,
         learning_rate: float = 1e-3,
@@ -55,9 +64,12 @@ class Transfer:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        self.fine_tuning = InnerLoop(fine_tune_steps, fine_tune_learning_rate)
+        self.method = Adaptation(
+            build_scorer(scorer, tuple(hidden_sizes), embedding_size),
+            InnerLoop(fine_tune_steps, fine_tune_learning_rate),
+        )
+        self.representation: Representation = representation
         self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
-        self.hidden_sizes = tuple(hidden_sizes)
         self.outer_loss: OuterLoss = outer_loss
         self.device = choose_device(device)
         self._side: Training | None = None
@@ -70,7 +82,7 @@ class Transfer:
         """Pretrains on meta-train episodes; returns the weights best on meta-validation."""
         self._side = training
         return episodic.fit(
-            training, self.hidden_sizes, InnerLoop(0, 0.0), self.outer, self.outer_loss,
+            training, self.method.off(), self.representation, self.outer, self.outer_loss,
             self.device, "transfer",
         )  # fmt: skip
 
@@ -81,14 +93,14 @@ class Transfer:
     def without_adaptation(self) -> Transfer:
         """The same learner without fine-tuning."""
         twin = copy.copy(self)
-        twin.fine_tuning = InnerLoop(0, 0.0)
+        twin.method = self.method.off()
         return twin
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Fine-tunes a copy of the weights on each task's support set."""
         return episodic.adapt(
             episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
-            meta_parameters, support, self.fine_tuning, self.device,
+            meta_parameters, support, self.method, self.device,
         )  # fmt: skip
 
     def score(

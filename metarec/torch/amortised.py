@@ -1,0 +1,266 @@
+"""What learners share that adapt without gradient steps: from episodes to tensors and to scores.
+
+Such a learner is two pure functions: `encode(parameters, shots)` makes of each support set a state
+(prototypes, ridge weights, an aggregate), and `decode(parameters, state, queries)` scores
+candidates by it. The outer loop trains both on the queries of episodes; adapting is one call of
+`encode`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32
+from torch import Tensor
+
+from metarec.episodes import EpisodeBatch
+from metarec.inputs import Inputs, Representation
+from metarec.learner import MetaParameters, Support, Training
+from metarec.torch import episodic
+from metarec.torch.episodic import OuterLoss
+from metarec.torch.inner_loop import Episodes
+from metarec.torch.training import OuterLoop, autograd, train
+
+Parameters = Mapping[str, Tensor]
+
+CANDIDATES_AT_ONCE = 2048
+"""Candidates of a catalogue that are decoded together, so that no array grows with all of them."""
+
+
+class Shots(NamedTuple):
+    """Support sets of T tasks; 0 wherever there is no shot.
+
+    Args:
+        vectors: [T, K, D] of the shots.
+        labels: [T, K] targets: standardised ratings, or 1 and 0.
+        mask: [T, K] 1 where there is a shot, else 0, in the dtype of the vectors.
+        extra: [T, K, E] columns beside the vectors.
+        context: [T, C, D] of the task: what `metarec.inputs` makes of all its shots and, as a
+            second channel in item tasks, the new item's own vector.
+    """
+
+    vectors: Tensor
+    labels: Tensor
+    mask: Tensor
+    extra: Tensor
+    context: Tensor
+
+
+class Queries(NamedTuple):
+    """Candidates to be scored.
+
+    Args:
+        vectors: [T, N, D] of each task, or [N, D] of a catalogue that all tasks share.
+        extra: [T, N, E] or [N, E] columns beside the vectors.
+    """
+
+    vectors: Tensor
+    extra: Tensor
+
+
+class Episode(NamedTuple):
+    """T episodes of meta-training.
+
+    Args:
+        shots: the support sets.
+        queries: [T, Q, ...] the queries.
+        labels: [T, Q] targets of the queries.
+        mask: [T, Q] 1 where there is a query, else 0.
+        batch: what the tensors were made from: indices of tasks and candidates.
+        rng: of this step, for learners that sample.
+    """
+
+    shots: Shots
+    queries: Queries
+    labels: Tensor
+    mask: Tensor
+    batch: EpisodeBatch
+    rng: np.random.Generator
+
+
+State = TypeVar("State")
+Encode = Callable[[Parameters, Shots], State]
+Decode = Callable[[Parameters, State, Queries], Tensor]
+Objective = Callable[[Parameters, Episode], tuple[Tensor, Tensor | float]]
+"""[T, Q] scores of the queries in training, and a penalty that is added to their outer loss."""
+
+
+@dataclass(frozen=True)
+class Conditioned(Generic[State]):
+    """What `encode` made of T support sets, and what scoring with it needs.
+
+    Args:
+        state: of the T tasks.
+        parameters: of the learner.
+        decode: scores candidates by the state.
+        inputs: of the learner.
+        device: where the tensors are.
+    """
+
+    state: State
+    parameters: Parameters
+    decode: Decode[State]
+    inputs: Inputs
+    device: torch.device
+
+
+def fit(
+    training: Training,
+    representation: Representation,
+    initial: Callable[[Inputs, np.random.Generator], Mapping[str, np.ndarray]],
+    objective: Objective,
+    outer: OuterLoop,
+    outer_loss: OuterLoss,
+    device: torch.device,
+    description: str,
+) -> MetaParameters:
+    """Meta-trains a learner on the queries of episodes, given their support sets.
+
+    Args:
+        training: meta-train.
+        representation: what the vectors are made of.
+        initial: draws the first parameters; a name must not start with `inputs.`.
+        objective: scores of the queries, and a penalty (`scored_by` where there is none).
+        outer: settings of the outer loop.
+        outer_loss: `pointwise`, `softmax` or `auto`; see `episodic.outer_loss`.
+        device: where to train.
+        description: what the progress bar says.
+
+    Returns:
+        Meta-parameters: those of the learner and the statistics of its inputs.
+    """
+    kind = episodic.chosen_loss(outer_loss, training.feedback)
+    loss = episodic.pointwise(training.feedback)
+    inputs = Inputs.fit(training, representation)
+
+    def loss_of(parameters: dict[str, Tensor], step: int) -> Tensor:
+        episode = episode_of(inputs, training, step, device)
+        scores, penalty = objective(parameters, episode)
+        arrays = Episodes(
+            episode.shots.vectors, episode.shots.labels, episode.shots.mask,
+            episode.queries.vectors, episode.labels, episode.mask,
+        )  # fmt: skip
+        return episodic.outer_loss(kind, loss, scores, arrays) + penalty
+
+    first = initial(inputs, np.random.default_rng([training.seed, 2]))
+    return train(
+        {name: np.asarray(value, dtype=np.float32) for name, value in first.items()},
+        autograd(loss_of), training, outer, inputs.statistics, device, description,
+    )  # fmt: skip
+
+
+def scored_by(encode: Encode[State], decode: Decode[State]) -> Objective:
+    """The objective of a learner that trains as it scores, without a penalty."""
+
+    def objective(parameters: Parameters, episode: Episode) -> tuple[Tensor, Tensor | float]:
+        return decode(parameters, encode(parameters, episode.shots), episode.queries), 0.0
+
+    return objective
+
+
+def episode_of(inputs: Inputs, training: Training, step: int, device: torch.device) -> Episode:
+    """The tensors of the episodes of a step."""
+    batch = training.sampler.batch(step)
+    rng = np.random.default_rng([training.seed, 3, step])
+    arrays = inputs.of_batch(batch, rng)
+    mask = _tensor(arrays.support_mask, device)
+    shots = Shots(
+        vectors=_tensor(arrays.support, device),
+        labels=_tensor(np.where(arrays.support_mask, arrays.support_labels, 0), device),
+        mask=mask,
+        extra=_tensor(arrays.support_extra, device) * mask.unsqueeze(-1),
+        context=_tensor(arrays.query_context, device),
+    )
+    return Episode(
+        shots=shots,
+        queries=Queries(_tensor(arrays.query, device), _tensor(arrays.query_extra, device)),
+        labels=_tensor(arrays.query_labels, device),
+        mask=_tensor(arrays.query_mask, device),
+        batch=batch,
+        rng=rng,
+    )
+
+
+def shots_of(
+    inputs: Inputs, support: Support, device: torch.device, ignore_support: bool = False
+) -> Shots:
+    """The tensors of T support sets.
+
+    Args:
+        inputs: of the learner.
+        support: of T tasks; what stands beside its shots does not matter.
+        device: where to put them.
+        ignore_support: take no notice of any shot, as if K were 0: the row without adaptation.
+    """
+    if ignore_support:
+        support = replace(support, mask=np.zeros_like(support.mask))
+    vectors, _, context = inputs.of_support(support)
+    mask = _tensor(support.mask, device)
+    extra = inputs.extra_columns(support.candidates)
+    return Shots(
+        vectors=_tensor(vectors, device),
+        labels=_tensor(np.where(support.mask, inputs.targets(support.labels), 0), device),
+        mask=mask,
+        extra=_tensor(extra, device) * mask.unsqueeze(-1),
+        context=_tensor(context, device),
+    )
+
+
+@torch.no_grad()
+def condition(
+    inputs: Inputs,
+    meta_parameters: MetaParameters,
+    support: Support,
+    encode: Encode[State],
+    decode: Decode[State],
+    device: torch.device,
+    ignore_support: bool = False,
+) -> Conditioned[State]:
+    """Encodes T support sets.
+
+    Args:
+        inputs: of the learner, see `episodic.inputs_of`.
+        meta_parameters: of the learner.
+        support: of T tasks.
+        encode: of the learner.
+        decode: of the learner.
+        device: where to compute.
+        ignore_support: see `shots_of`.
+    """
+    parameters = {
+        name: torch.tensor(value, device=device)
+        for name, value in meta_parameters.items()
+        if not name.startswith("inputs.")
+    }
+    state = encode(parameters, shots_of(inputs, support, device, ignore_support))
+    return Conditioned(state, parameters, decode, inputs, device)
+
+
+@torch.no_grad()
+def score(
+    conditioned: Conditioned[State], candidates: Int32[np.ndarray, " c"]
+) -> Float32[np.ndarray, "tasks c"]:
+    """Decodes a catalogue, chunk by chunk; in the unit of the labels."""
+    inputs, device = conditioned.inputs, conditioned.device
+    vectors, extra = inputs.vectors(candidates), inputs.extra_columns(candidates)
+    parts = [
+        conditioned.decode(
+            conditioned.parameters,
+            conditioned.state,
+            Queries(
+                _tensor(vectors[start : start + CANDIDATES_AT_ONCE], device),
+                _tensor(extra[start : start + CANDIDATES_AT_ONCE], device),
+            ),
+        )
+        # an empty catalogue is decoded too, for its shape
+        for start in range(0, max(len(candidates), 1), CANDIDATES_AT_ONCE)
+    ]
+    return inputs.to_rating(torch.cat(parts, dim=1).cpu().numpy())
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)

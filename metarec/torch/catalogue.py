@@ -1,0 +1,105 @@
+"""Scoring a catalogue for one new user after another, with what is common to all kept.
+
+For a scorer that sees the candidate alone, the first adapted layer's output on the whole catalogue,
+`X W0 + b0`, is the same for all users before adaptation. In dual form a user's steps change it by
+`(X Xs' + 1) A`, [N, K] by [K, H], so that a user with K shots costs N K (D + H) products there
+instead of N D H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metarec.torch.gram import DualWeights
+from metarec.torch.scorer import Parameters, Scorer, depth, linear
+
+ROWS = 4096
+"""Candidates at a time: their hidden values stay in the processor's cache."""
+
+
+class Catalogue:
+    """What is the same of a catalogue for all tasks.
+
+    Args:
+        scorer: of the MLP kind (`dual`), which sees no context.
+        parameters: shared weights.
+        inputs: [N, in] assembled inputs of the catalogue.
+        first: number of the first layer that adapts; the layers below are computed once.
+    """
+
+    def __init__(
+        self, scorer: Scorer, parameters: Parameters, inputs: Tensor, first: int = 0
+    ) -> None:
+        values = scorer.embed(parameters, inputs)
+        for layer in range(first):
+            values = torch.relu(linear(parameters, layer, values))
+        self.features = values
+        self.before = linear(parameters, first, values)
+        self.above = tuple(
+            (parameters[f"layer{layer}.weight"], parameters[f"layer{layer}.bias"])
+            for layer in range(first + 1, depth(parameters))
+        )
+
+    def scores(self, support: Tensor | None, state: DualWeights | None, tasks: int = 1) -> Tensor:
+        """Scores of the catalogue for T tasks.
+
+        Args:
+            support: [T, K, features] input of the first adapted layer on the shots.
+            state: of the tasks, as `inner_loop.adapt_dual` gives it; None without adaptation.
+            tasks: T, where there is no state.
+
+        Returns:
+            [T, N] scores.
+        """
+        if state is None or support is None:
+            return self._upper(self.before, self.above).expand(tasks, -1)
+        tasks = len(state.output)
+        # all tasks' shots side by side: one product with the catalogue
+        columns = support.flatten(0, 1).T.contiguous()
+        above = list(zip(state.weights, state.biases, strict=True))
+        scores = self.before.new_empty(tasks, len(self.before))
+        for at in range(0, len(self.before), ROWS):
+            rows = slice(at, at + ROWS)
+            gram = torch.addmm(columns.new_ones(1), self.features[rows], columns)
+            gram = gram.unflatten(1, support.shape[:2])
+            for task in range(tasks):
+                hidden = torch.addmm(self.before[rows], gram[:, task], state.output[task], alpha=-1)
+                layers = tuple((weight[task], bias[task]) for weight, bias in above)
+                scores[task, rows] = self._upper(hidden, layers)
+        return scores
+
+    @staticmethod
+    def _upper(values: Tensor, layers: tuple[tuple[Tensor, Tensor], ...]) -> Tensor:
+        for weight, bias in layers:
+            values = torch.addmm(bias, torch.relu(values), weight)
+        return values.squeeze(-1)
+
+
+@dataclass
+class KeptCatalogue:
+    """The catalogue that was scored last, kept for the next tasks with the same meta-parameters."""
+
+    _weights: tuple[np.ndarray, ...] = ()
+    _candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    _catalogue: Catalogue | None = None
+
+    def get(
+        self,
+        meta_parameters: Mapping[str, np.ndarray],
+        candidates: np.ndarray,
+        make: Callable[[], Catalogue],
+    ) -> Catalogue:
+        """The kept catalogue, or a new one if the weights or the candidates are others."""
+        weights = tuple(meta_parameters.values())
+        same = len(weights) == len(self._weights) and all(
+            mine is theirs for mine, theirs in zip(self._weights, weights, strict=True)
+        )
+        if self._catalogue is None or not same or not np.array_equal(candidates, self._candidates):
+            self._catalogue = make()
+            self._weights, self._candidates = weights, candidates.copy()
+        return self._catalogue
