@@ -15,12 +15,22 @@ from metarec.evaluation.episodes import evaluation_episodes
 from metarec.features import build_features
 from metarec.learner import Feedback, MetaParameters, Support, TaskKind, Training
 from metarec.splits import Split
+from metarec.torch.anil import ANIL
+from metarec.torch.implicit_maml import ImplicitMAML
 from metarec.torch.maml import MAML
+from metarec.torch.maml_plus_plus import MAMLPlusPlus
+from metarec.torch.matching import Matching
+from metarec.torch.meta_sgd import MetaSGD
+from metarec.torch.neural_process import ConditionalNeuralProcess
 from metarec.torch.prototypical import Prototypical
+from metarec.torch.r2d2 import R2D2
+from metarec.torch.reptile import Reptile
+from metarec.torch.tanp import TaNP
 from metarec.torch.transfer import Transfer
 
 SMALL = {"steps": 40, "validate_every": 10, "learning_rate": 3e-3}
 SCORER = {"hidden_sizes": (8,)}
+FAST = {"learning_rate": 1e-2, "hidden_sizes": (16,)}
 
 
 class Memory:
@@ -69,7 +79,21 @@ LEARNERS = pytest.mark.parametrize(
     [
         pytest.param(lambda: MAML(**SMALL, **SCORER, inner_learning_rate=0.1), id="maml"),
         pytest.param(lambda: Transfer(**SMALL, **SCORER), id="transfer"),
+        pytest.param(lambda: ANIL(**SMALL, **SCORER), id="anil"),
+        pytest.param(lambda: Reptile(**SMALL, **SCORER), id="reptile"),
+        pytest.param(lambda: MetaSGD(**SMALL, **SCORER), id="meta_sgd"),
+        pytest.param(
+            lambda: MAMLPlusPlus(**SMALL, **SCORER, first_order_steps=15, multi_step_loss_steps=25),
+            id="maml_plus_plus",
+        ),
+        pytest.param(lambda: ImplicitMAML(**SMALL, **SCORER), id="imaml"),
         pytest.param(lambda: Prototypical(**SMALL, embedding_size=4), id="prototypical"),
+        pytest.param(lambda: Matching(**SMALL, embedding_size=4), id="matching"),
+        pytest.param(lambda: R2D2(**SMALL, embedding_size=4), id="r2d2"),
+        pytest.param(
+            lambda: ConditionalNeuralProcess(**SMALL | FAST, outer_loss="pointwise"), id="cnp"
+        ),
+        pytest.param(lambda: TaNP(**SMALL | FAST), id="tanp"),
     ],
 )
 
@@ -156,7 +180,7 @@ def test_maml_adapts_better_than_its_own_0_step_row_where_tastes_differ(
 def test_a_prototype_is_the_mean_of_the_shots_of_its_class(tiny_dataset: Dataset) -> None:
     """Without a projection: logit = |e - d|² - |e - l|², each mean with the origin as one shot."""
     split, training = make_training(tiny_dataset)
-    learner = Prototypical(projection="none")
+    learner = Prototypical(projection="none", prior_strength=1.0, dislike_weight=1.0)
     meta_parameters = learner.fit(training)
     episodes = evaluation_episodes(split, "test", "user_cold", k_shot=4)
     scores = learner.score(learner.adapt(meta_parameters, episodes.support), episodes.candidates)
