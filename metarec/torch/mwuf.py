@@ -1,0 +1,224 @@
+"""MWUF: a common first embedding, scaled by a new item's text and shifted by its first users."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32
+from torch import Tensor
+
+from metarec.factor_inputs import FactorInputs
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.torch import episodic, warm_up
+from metarec.torch.episodic import OuterLoss
+from metarec.torch.inner_loop import Loss
+from metarec.torch.layers import initial_mlp, mlp
+from metarec.torch.training import Gradients, OuterLoop, choose_device
+from metarec.torch.warm_up import (
+    Adapted,
+    Catalogue,
+    Draw,
+    Method,
+    NewItems,
+    Parameters,
+    check_settings,
+    warmed_up,
+)
+
+
+class MWUF:
+    """Meta warm-up framework (MWUF: Zhu et al. 2021, arXiv 2105.04790) on a frozen factorisation.
+
+    Every new item begins with the mean embedding of the known ones, takes gradient steps on the
+    feedback of its first users, and is then warmed: `scaling(content) ⊙ v + shifting(users)`, where
+    the scaling network sees the item's text and the shifting network the mean of the factors of the
+    users whose feedback counts. Both networks are trained on the users to be scored after that.
+    New users are folded into the factorisation, and known items keep their factors there.
+
+    Differs from the paper: the base model is a matrix factorisation and not a network for
+    click-through rates. The cold embeddings are not a table that is trained beside the networks
+    but the result of the steps, in each episode anew. The scaling works on axes on which the mean
+    embedding is nowhere 0 (`turn`). The mean of the users includes the mean user of meta-train as
+    one of them, so that K=0 is served. A loss before any feedback is added, as in Meta-Embedding
+    (`warm_up.cold_and_warm_loss`): in user tasks that of users' candidates, a share of them as if
+    they were new and had no users yet, since only a user's episode compares items with each other.
+
+    Args:
+        cold_weight: weight of the loss before any feedback, in [0, 1]; 0 in the paper.
+        warm_up_steps: gradient steps on a new item's feedback.
+        warm_up_learning_rate: of these steps.
+        cold_share: share of the training queries of user tasks that are seen as new items.
+        embedding_size: number of factors.
+        hidden_sizes: hidden layers of the two networks.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
+            or `auto`: softmax, but pointwise for ratings.
+        steps: outer steps, at the most.
+        learning_rate: of the outer loop.
+        weight_decay: of the outer loop.
+        validate_every: outer steps between two looks at meta-validation.
+        patience: looks without improvement before stopping.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+
+    serves: ClassVar[frozenset[str]] = frozenset({"user", "item"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"rating", "binary", "implicit"})
+    needs_features: ClassVar[bool] = True
+    trained: ClassVar[bool] = True
+    adaptation: ClassVar[str | None] = "support"
+
+    def __init__(
+        self,
+        cold_weight: float = 0.5,
+        warm_up_steps: int = 1,
+        warm_up_learning_rate: float = 0.03,
+        cold_share: float = 0.5,
+        embedding_size: int = 32,
+        hidden_sizes: tuple[int, ...] = (64,),
+        outer_loss: OuterLoss = "auto",
+        steps: int = 1000,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 1.0,
+        validate_every: int = 100,
+        patience: int = 5,
+        device: str = "auto",
+    ) -> None:
+        check_settings(cold_share, warm_up_steps, warm_up_learning_rate, cold_weight)
+        self.cold_weight, self.cold_share = cold_weight, cold_share
+        self.warm_up_steps, self.warm_up_learning_rate = warm_up_steps, warm_up_learning_rate
+        self.embedding_size, self.hidden_sizes = embedding_size, tuple(hidden_sizes)
+        self.outer_loss: OuterLoss = outer_loss
+        self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
+        self.device = choose_device(device)
+        self.ignore_support = False
+        self._side: Training | None = None
+
+    def predicts(self, feedback: Feedback) -> Predicts:
+        """Ratings, or logits (only an order after softmax training)."""
+        return episodic.predicts(feedback, self.outer_loss)
+
+    def fit(self, training: Training) -> MetaParameters:
+        """Factorises meta-train and meta-trains the scaling and the shifting network."""
+        self._side = training
+        return warm_up.fit(
+            training, self.embedding_size, self._initial, self._gradients,
+            self.outer, self.outer_loss, self.device, "MWUF",
+        )  # fmt: skip
+
+    def _initial(self, inputs: FactorInputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        hidden, size = self.hidden_sizes, inputs.size
+        return {
+            **initial_mlp("scaling", (inputs.content_size, *hidden, size), rng, last=0.1),
+            **initial_mlp("shifting", (size, *hidden, size), rng, last=0.1),
+        }
+
+    def _gradients(self, draw: Draw) -> Gradients:
+        def loss_of(parameters: Parameters, step: int) -> Tensor:
+            return warm_up.cold_and_warm_loss(
+                parameters, draw, step, generate, self._warm(draw.loss),
+                cold_weight=self.cold_weight, cold_share=self.cold_share,
+            )  # fmt: skip
+
+        return draw.gradients(loss_of)
+
+    def _warm(self, loss: Loss) -> Callable[[Parameters, NewItems], Tensor]:
+        return functools.partial(
+            warm, loss=loss, steps=self.warm_up_steps, learning_rate=self.warm_up_learning_rate
+        )
+
+    def restore(self, training: Training) -> None:
+        """Gives the side information (features, feedback) to a learner that was not fitted here."""
+        self._side = training
+
+    def without_adaptation(self) -> MWUF:
+        """The same learner with every support set ignored: nobody folded in, nothing warmed up."""
+        twin = copy.copy(self)
+        twin.ignore_support = True
+        return twin
+
+    def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
+        """Folds new users in, or warms the common embedding of new items up."""
+        loss: Loss = "mse" if self._side and self._side.feedback == "rating" else "bce"
+        method = Method(lambda _, users, __: users, catalogue, self._warm(loss))
+        return warm_up.adapt(
+            method, self._side, meta_parameters, support, self.device, type(self).__name__,
+            self.ignore_support,
+        )  # fmt: skip
+
+    def score(
+        self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]
+    ) -> Float32[np.ndarray, "tasks c"]:
+        """[T, C] scores of the candidates."""
+        return warm_up.score(fast_weights, candidates)
+
+
+def generate(parameters: Parameters, content: Tensor) -> Tensor:
+    """[..., F] embeddings of items with [..., D] contents that nobody has given feedback on."""
+    return warmed(parameters, parameters["items.mean"], content, parameters["users.mean"])
+
+
+def warmed(parameters: Parameters, items: Tensor, content: Tensor, users: Tensor) -> Tensor:
+    """`scaling(content) ⊙ items + shifting(users)`; untrained networks give about 1 and 0.
+
+    The scaling works on the axes of `turn`, and its network speaks in the spread of the known items
+    around their mean embedding.
+
+    Args:
+        parameters: of both networks.
+        items: [..., F] embeddings.
+        content: [..., D].
+        users: [..., F] mean factors of the items' users.
+
+    Returns:
+        [..., F].
+    """
+    mean = parameters["items.mean"]
+    spread = parameters["items.scale"].norm() / mean.norm().clamp(min=1e-6)
+    scaling = 1 + spread * mlp(parameters, "scaling", content)
+    return turn(mean, scaling * turn(mean, items)) + mlp(parameters, "shifting", users)
+
+
+def turn(mean: Tensor, items: Tensor) -> Tensor:
+    """Reflects embeddings so that the mean one has the same value on every axis.
+
+    The axes of a factorisation are arbitrary, and scaling could not move the common embedding along
+    one on which it happens to be 0. Products of reflected vectors are those of the vectors
+    themselves, and a second reflection undoes the first (Householder 1958).
+
+    Args:
+        mean: [F].
+        items: [..., F].
+    """
+    normal = mean - mean.norm() / len(mean) ** 0.5
+    square = (normal**2).sum()
+    # already the same on every axis, up to rounding
+    share = torch.where(square > 1e-12, 2 / square.clamp(min=1e-12), 0)
+    return items - share * (items @ normal).unsqueeze(-1) * normal
+
+
+def mean_user(parameters: Parameters, new: NewItems, loss: Loss) -> Tensor:
+    """[T, F] mean of the users whose feedback counts and of the mean user of meta-train."""
+    counts = new.mask if loss == "mse" else new.mask * (new.labels > 0)
+    total = parameters["users.mean"] + (counts.unsqueeze(-1) * new.shots).sum(1)
+    return total / (1 + counts.sum(1, keepdim=True))
+
+
+def catalogue(parameters: Parameters, items: Catalogue) -> Tensor:
+    """[N, F] factors of known items and warmed common embeddings of the others."""
+    return torch.where(items.known[:, None] > 0, items.items, generate(parameters, items.content))
+
+
+def warm(
+    parameters: Parameters, new: NewItems, *, loss: Loss, steps: int, learning_rate: float
+) -> Tensor:
+    """[T, F] warmed embeddings of new items after gradient steps on the feedback on them."""
+    start = parameters["items.mean"].expand(len(new.content), -1)
+    cold = warmed_up(
+        parameters, start, new.shots, new.labels, new.mask,
+        loss=loss, steps=steps, learning_rate=learning_rate,
+    )  # fmt: skip
+    return warmed(parameters, cold, new.content, mean_user(parameters, new, loss))
