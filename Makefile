@@ -20,7 +20,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup paper test test-slow format clean clean-results learn2learn FORCE
+.PHONY: help setup paper paper-full test test-slow format clean clean-results learn2learn FORCE
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' \
@@ -32,6 +32,9 @@ setup: $(DONE)/learn2learn ## make .venv and install everything; nothing to do t
 
 paper: setup ## run the benchmark; write paper/tables and paper/figures; print the main table
 	@$(PY) experiments/paper.py
+
+paper-full: setup ## the whole family of learners, five seeds: at most 3 hours, resumed where broken off
+	@$(PY) experiments/paper.py experiment=paper_full
 
 test: setup ## lint, types, tests and notebooks: the gate
 	$(PY) -m ruff check .

@@ -1,10 +1,12 @@
-"""All runs of the paper, then its tables and figures: what `make paper` runs.
+"""All runs of the paper, then its tables and figures: what `make paper` and `paper-full` run.
 
     python experiments/paper.py
+    python experiments/paper.py experiment=paper_full
     python experiments/paper.py plan.seeds=[0] 'plan.learners=[popularity,ease]' results=…
 
-The plan is `configs/experiment/paper.yaml`; overrides go to it and to every run. What is finished
-is skipped, so that an interrupted call goes on; seed by seed, so that the first is soon complete.
+The plan is `configs/experiment/paper.yaml`, or `paper_full.yaml`; overrides go to it and to every
+run. What is finished is skipped, so that an interrupted call goes on; seed by seed, so that the
+first is soon complete.
 """
 
 from __future__ import annotations
@@ -26,10 +28,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarec.errors import ConfigError, MetarecError, did_you_mean
-from metarec.report import build_report
+from metarec.report import build_report, update_headers
 from metarec.runs import Record, RunConfig, environment
 from metarec.runs.learners import build_learner, serves
-from metarec.runs.overrides import lenient
+from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.parallel import run_many
 from metarec.runs.prepare import prepare
 
@@ -56,12 +58,19 @@ def main(arguments: list[str]) -> int:
     begin = time.perf_counter()
     groups = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
     overrides = lenient(arguments, groups)
+    if not any(override.startswith("experiment=") for override in overrides):
+        overrides = with_choice("experiment=paper", overrides)
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        settings = composed("experiment=paper", *overrides)
+        settings = composed(*overrides)
+        if "tables" not in settings.get("plan", {}):
+            raise ConfigError(
+                f"experiment={settings['experiment']} has no plan; choose paper or paper_full"
+            )
         planned = list(plan(settings["plan"], overrides))
     encode(planned)
-    records, failed, failures = run_all(planned, settings["results"], settings["plan"]["workers"])
+    console.print(expected(len(planned), settings["plan"]))
+    records, failed, failures = run_all(planned, settings["results"], settings["plan"])
     minutes = (time.perf_counter() - begin) / 60
     console.print(f"{len(records)} runs finished, {len(failures)} failed, {minutes:.1f} minutes")
     stale = sum(record.code != environment.code_hash() for record in records)
@@ -71,7 +80,10 @@ def main(arguments: list[str]) -> int:
             "`make clean-results` makes room for running all anew"
         )
     if records:
-        build_report([*records, *failed], Path(settings["plan"]["paper"]), console)
+        paper, configs = Path(settings["plan"]["paper"]), settings["plan"]["configs"]
+        build_report([*records, *failed], paper, console, tables=settings["plan"]["tables"])
+        if configs is not None:
+            update_headers(Path(configs), paper)
     for name, error in failures:
         console.print(f"[red]failed[/red] {escape(name)}: {escape(error)}")
     return 1 if failures or not records else 0
@@ -79,7 +91,7 @@ def main(arguments: list[str]) -> int:
 
 def encode(planned: list[Planned]) -> None:
     """Encodes the texts once, with all cores and a bar, before the runs share them."""
-    needing = [one.config for one in planned if build_learner(one.config).needs_features]
+    needing = [one.config for one in planned if needs_features(one.config)]
     if needing:
         try:
             prepare(needing[0], needs_features=True, progress=True)
@@ -88,14 +100,25 @@ def encode(planned: list[Planned]) -> None:
             console.print(f"[red]texts not encoded[/red]: {escape(str(error))}")
 
 
+def needs_features(config: RunConfig) -> bool:
+    try:
+        return build_learner(config).needs_features
+    except MetarecError:
+        raise
+    except Exception:
+        # its run will say so in its record; the others go on
+        return False
+
+
 def composed(*overrides: str) -> dict[str, Any]:
     values: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
     return dict(values)
 
 
 def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
-    """The runs of all groups, seed by seed."""
+    """The runs of all groups, seed by seed; what two groups name is run once."""
     by_seed: dict[int, list[Planned]] = {}
+    named = set()
     for name, group in settings["groups"].items():
         if group is None:
             continue
@@ -112,7 +135,6 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
             episode = group["episode"]
             tuned = (CONFIGS / "learner" / "best" / episode / f"{learner}.yaml").exists()
             values = composed(
-                "experiment=paper",
                 f"learner={f'best/{episode}/' if tuned else ''}{learner}",
                 f"episode={episode}",
                 *overrides,
@@ -123,15 +145,24 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
             if not serves(config):
                 continue
             for seed in group.get("seeds") or settings["seeds"]:
-                by_seed.setdefault(seed, []).append(
-                    Planned(name, replace(config, seed=seed), lacks)
-                )
+                one = Planned(name, replace(config, seed=seed), lacks)
+                if one.config.hash("", "") not in named:
+                    named.add(one.config.hash("", ""))
+                    by_seed.setdefault(seed, []).append(one)
     for seed in sorted(by_seed):
         yield from by_seed[seed]
 
 
+def expected(runs: int, settings: dict[str, Any]) -> str:
+    """What is ahead, in the words of the log."""
+    minutes = runs * settings["seconds"] / settings["workers"] / 60
+    return (
+        f"{runs} runs, {settings['workers']} at a time: some {minutes:.0f} min if none is finished"
+    )
+
+
 def run_all(
-    planned: list[Planned], results: str, workers: int
+    planned: list[Planned], results: str, settings: dict[str, Any]
 ) -> tuple[list[Record], list[Record], list[tuple[str, str]]]:
     """Runs all with a bar; a failure is kept and the others run.
 
@@ -142,6 +173,7 @@ def run_all(
     failed: list[Record] = []
     failures: list[tuple[str, str]] = []
     begin = time.perf_counter()
+    workers, share = settings["workers"], settings["share"]
     bar = Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -152,7 +184,7 @@ def run_all(
     )
     with bar:
         task = bar.add_task("runs", total=len(planned), left="")
-        outcomes = run_many([one.config for one in planned], results, workers)
+        outcomes = run_many([one.config for one in planned], results, workers, share)
         for done, outcome in enumerate(outcomes, start=1):
             name = planned[outcome.number].name
             if outcome.failure is not None:

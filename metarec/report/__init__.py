@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from metarec.report.assemble import Report
+    from metarec.report.labels import Tables
     from metarec.runs.store import Record
 
 # What makes figures and statistics is imported when it is used: `import metarec` stays cheap.
@@ -20,8 +21,9 @@ def build_report(
     paper: Path,
     console: Console | None = None,
     allow_mixed_versions: bool = False,
+    tables: Tables = "main",
 ) -> list[Path]:
-    """Writes the tables, the figure and the small records of a paper; prints the main table.
+    """Writes the tables, the figure and the small records of a paper; prints the first table.
 
     Every file is a pure function of the records and is replaced as a whole. A table without records
     (say, of item tasks) is not written.
@@ -29,11 +31,12 @@ def build_report(
     Args:
         records: the records, of any experiment, kind of task and feedback; failed ones are listed
             under the table they belong to.
-        paper: folder that gets `tables/*.tex` and `*.md`, `figures/k_shot.pdf` and `.png`, and
+        paper: folder that gets `tables/*.tex` and `*.md`, `figures/*.pdf` and `*.png`, and
             `records/*.json`.
-        console: where the main table and what was written are printed; nowhere if None.
+        console: where the first table and what was written are printed; nowhere if None.
         allow_mixed_versions: whether records of different versions of the code may stand in one
             table, which then says so.
+        tables: those of `make paper` (`main`), or the `family` of learners of `make paper-full`.
 
     Returns:
         The files that were written.
@@ -45,21 +48,16 @@ def build_report(
     from metarec.report.assemble import assemble
     from metarec.report.files import write_bytes, write_text
 
-    report = assemble(records, allow_mixed_versions)
+    report = assemble(records, allow_mixed_versions, tables)
     written = []
     for table in report.tables:
         written.append(write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()))
         written.append(write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()))
-    if report.curve is not None:
-        from metarec.report.figures import render_k_shot
-
-        for suffix in ("pdf", "png"):
-            picture = render_k_shot(report.curve, suffix)
-            written.append(write_bytes(paper / "figures" / f"k_shot.{suffix}", picture))
+    for name, picture in _pictures(report):
+        written.append(write_bytes(paper / "figures" / name, picture))
     written += _write_small_records(report, paper / "records")
     if console is not None:
-        shown = [table for table in report.tables if table.name == "main"] or report.tables[:1]
-        for table in shown:
+        for table in report.tables[:1]:
             console.print(table.to_rich(console.width))
         if report.failed:
             console.print(f"left out, since they failed: {report.failed} runs", style="bold red")
@@ -69,7 +67,10 @@ def build_report(
 
 
 def export_records(
-    records: Sequence[Record], folder: Path, allow_mixed_versions: bool = False
+    records: Sequence[Record],
+    folder: Path,
+    allow_mixed_versions: bool = False,
+    tables: Tables = "main",
 ) -> list[Path]:
     """Writes, for each table and figure, one small JSON file with every published number.
 
@@ -80,13 +81,14 @@ def export_records(
         records: as in `build_report`, and so are the errors.
         folder: where the files go, `paper/records`.
         allow_mixed_versions: as in `build_report`.
+        tables: as in `build_report`.
 
     Returns:
         The files that were written.
     """
     from metarec.report.assemble import assemble
 
-    return _write_small_records(assemble(records, allow_mixed_versions), folder)
+    return _write_small_records(assemble(records, allow_mixed_versions, tables), folder)
 
 
 def update_readme(readme: Path, table_markdown: str) -> None:
@@ -102,6 +104,40 @@ def update_readme(readme: Path, table_markdown: str) -> None:
     from metarec.report.readme import replace_table
 
     replace_table(readme, table_markdown)
+
+
+def update_headers(configs: Path, paper: Path) -> list[Path]:
+    """Puts what was measured into the headers of the learners' configurations.
+
+    The line `# Measured: …` of each `learner/<name>.yaml` names its figures and the small record
+    that they come from, or says `not yet`.
+
+    Args:
+        configs: folder of the configurations.
+        paper: folder of the paper, whose `records/` are read.
+
+    Returns:
+        The files that changed.
+
+    Raises:
+        RunError: if there are no such configurations, or a small record is broken.
+    """
+    from metarec.report.headers import replace_measured
+
+    return replace_measured(configs, paper)
+
+
+def _pictures(report: Report) -> Iterator[tuple[str, bytes]]:
+    if report.curve is not None:
+        from metarec.report.figures import render_k_shot
+
+        yield "k_shot.pdf", render_k_shot(report.curve, "pdf")
+        yield "k_shot.png", render_k_shot(report.curve, "png")
+    if report.training is not None:
+        from metarec.report.training_figure import render_training
+
+        yield "training.pdf", render_training(report.training, "pdf")
+        yield "training.png", render_training(report.training, "png")
 
 
 def _write_small_records(report: Report, folder: Path) -> list[Path]:

@@ -6,10 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from metarec.errors import MetarecError, RunError
-from metarec.report import build_report, update_readme
+from metarec.report import build_report, update_headers, update_readme
+from metarec.report.labels import Tables
 
 if TYPE_CHECKING:
     from metarec.runs.store import Record
@@ -32,6 +33,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--readme", type=Path, help="README whose main table, between its markers, is replaced"
     )
     parser.add_argument(
+        "--tables",
+        choices=get_args(Tables),
+        default="main",
+        help="those of make paper (main), or the family of learners of make paper-full",
+    )
+    parser.add_argument(
+        "--configs",
+        type=Path,
+        help="configurations whose learners' headers say what was measured, brought up to date",
+    )
+    parser.add_argument(
         "--allow-mixed-versions",
         action="store_true",
         help="let records of different versions of the code stand in one table",
@@ -41,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         records = [record for folder in options.results for record in _records(folder)]
-        build_report(records, options.paper, Console(), options.allow_mixed_versions)
+        console = Console()
+        build_report(records, options.paper, console, options.allow_mixed_versions, options.tables)
         if options.readme is not None:
             table = options.paper / "tables" / "main.md"
             if not table.is_file():
@@ -50,6 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     "feedback; leave --readme out"
                 )
             update_readme(options.readme, table.read_text(encoding="utf-8"))
+        if options.configs is not None:
+            changed = update_headers(options.configs, options.paper)
+            console.print(f"headers changed in {options.configs}: {len(changed)}", highlight=False)
     except MetarecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -6,9 +6,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from metarec.report.collect import Results, failed_records, finished_records, results_of
+from metarec.report.adaptation import adaptation_table, gains_of
+from metarec.report.collect import (
+    Results,
+    failed_records,
+    finished_records,
+    results_of,
+    subset,
+)
 from metarec.report.curve import Curve, curve_of
 from metarec.report.difference import meta_minus_transfer_table, of_the_pair
+from metarec.report.family import family_items_tables, family_table, scorers_table
+from metarec.report.labels import SCORERS, VARIANTS_OF_SCORERS, Tables
 from metarec.report.provenance import Provenance, provenance_of
 from metarec.report.table import Table
 from metarec.report.tables import (
@@ -16,9 +25,13 @@ from metarec.report.tables import (
     main_table,
     rated_tables,
 )
+from metarec.report.training import TrainingCurves, training_curves
 
 if TYPE_CHECKING:
     from metarec.runs.store import Record
+
+
+_Made = list[tuple[Table | None, tuple[Results | None, ...]]]
 
 
 @dataclass(frozen=True)
@@ -30,23 +43,29 @@ class Report:
         curve: quality over K; None without curve episodes.
         provenance: sources of each table, by its name, and of the curve as `k_shot`.
         failed: number of failed runs.
+        training: training curves; None without them.
     """
 
     tables: tuple[Table, ...]
     curve: Curve | None
     provenance: Mapping[str, tuple[Provenance, ...]]
     failed: int = 0
+    training: TrainingCurves | None = None
 
 
-def assemble(records: Sequence[Record], allow_mixed_versions: bool = False) -> Report:
+def assemble(
+    records: Sequence[Record], allow_mixed_versions: bool = False, tables: Tables = "main"
+) -> Report:
     """Checks the records and computes every table; arguments and errors as `build_report`."""
     finished = finished_records(records, allow_mixed_versions)
     failed = failed_records(records)
+    if tables == "family":
+        return _family(finished, failed)
     user = results_of(finished, failed, "user", ("binary", "implicit"))
     rated = results_of(finished, failed, "user", ("rating",))
     item = results_of(finished, failed, "item", ("binary", "implicit"))
 
-    made: list[tuple[Table | None, tuple[Results | None, ...]]] = []
+    made: _Made = []
     if user is not None:
         made.append((main_table(user), (user,)))
     if rated is not None:
@@ -56,13 +75,45 @@ def assemble(records: Sequence[Record], allow_mixed_versions: bool = False) -> R
     pair = of_the_pair(user), of_the_pair(item)
     made.append((meta_minus_transfer_table(*pair), pair))
     curve = curve_of(user) if user is not None else None
+    provenance = _provenance(made)
+    if curve is not None and user is not None:
+        provenance[curve.name] = (provenance_of(user),)
+    found = tuple(table for table, _ in made if table is not None)
+    return Report(found, curve, provenance, len(failed))
 
-    provenance = {
+
+def _family(finished: Sequence[Record], failed: Sequence[Record]) -> Report:
+    """The tables of `make paper-full`."""
+    feedback, flags = ("binary", "implicit"), "--tables family"
+    user = results_of(finished, failed, "user", feedback, flags)
+    item = results_of(finished, failed, "item", feedback, flags)
+    parts = [(one, gains_of(one)) for one in (user, item) if one is not None]
+    gains = [gain for _, own in parts for gain in own]
+    names = {record.learner for record in (*finished, *failed)}
+    family = names - VARIANTS_OF_SCORERS
+
+    made: _Made = []
+    if (own := subset(user, family)) is not None:
+        made.append((family_table(own, gains), (own,)))
+    if (own := subset(item, family)) is not None:
+        made += [(table, (own,)) for table in family_items_tables(own, gains)]
+    compared = {name for section in SCORERS.values() for name in section}
+    own = subset(user, compared) if names & VARIANTS_OF_SCORERS else None
+    if own is not None:
+        made.append((scorers_table(own, gains), (own,)))
+    made.append((adaptation_table(parts), (user, item)))
+    return Report(
+        tables=tuple(table for table, _ in made if table is not None),
+        curve=None,
+        provenance=_provenance(made),
+        failed=len(failed),
+        training=training_curves([results for results, _ in parts]),
+    )
+
+
+def _provenance(made: _Made) -> dict[str, tuple[Provenance, ...]]:
+    return {
         table.name: tuple(provenance_of(one) for one in results if one is not None)
         for table, results in made
         if table is not None
     }
-    if curve is not None and user is not None:
-        provenance[curve.name] = (provenance_of(user),)
-    tables = tuple(table for table, _ in made if table is not None)
-    return Report(tables, curve, provenance, len(failed))

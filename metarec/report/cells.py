@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 from metarec.evaluation.significance import Interval
 from metarec.report.collect import Results
@@ -85,9 +86,14 @@ def curve_shots(results: Results, regime: str) -> list[int]:
 
 
 def column_cells(
-    results: Results, columns: Sequence[Column]
+    results: Results, columns: Sequence[Column], reference: Variant | None = None
 ) -> tuple[Callable[[Variant | None], tuple[Cell, ...]], bool]:
     """The cells of every row, column by column, since tests and bold belong to a column.
+
+    Args:
+        results: the runs of the table.
+        columns: its columns.
+        reference: whom all are compared with; the best baseline of each column if None.
 
     Returns:
         A function from a row (None for chance) to its cells, and whether the table is preliminary.
@@ -105,7 +111,7 @@ def column_cells(
         level = chance_of(values, column.metric)
         source = Source("chance", column.regime, column.k_shot, column.metric)
         chances.append(Cell(number(level.mean), estimate=level, source=source) if level else Cell())
-        marked.append(_marks(results, column, own))
+        marked.append(_marks(results, column, own, reference))
     preliminary = any(
         value.preliminary
         for own in measured
@@ -137,10 +143,10 @@ def column_cells(
 
 
 def _marks(
-    results: Results, column: Column, own: dict[Variant, Interval]
+    results: Results, column: Column, own: dict[Variant, Interval], reference: Variant | None
 ) -> dict[Variant, tuple[str, float]]:
     validated = results.config.episode.k_shot
-    reference = reference_of(results, column.metric, column.regime, validated)
+    reference = reference or reference_of(results, column.metric, column.regime, validated)
     if reference is None or reference not in own:
         return {}
     values = results.select(column.metric, "test", column.regime, column.k_shot, column.evaluation)
@@ -178,12 +184,14 @@ def row_label(results: Results, variant: Variant) -> str:
         for name in {record.learner for record in results.records}
     }
     own, most = len(seeds[variant.learner]), max(map(len, seeds.values()))
-    label = label_of(variant)
+    label = label_of(variant, results.config.episode.task)
     return label if own == most else f"{label} ({own} seed{'s' if own > 1 else ''})"
 
 
 def grouped(
-    results: Results, cells: Callable[[Variant | None], tuple[Cell, ...]]
+    results: Results,
+    cells: Callable[[Variant | None], tuple[Cell, ...]],
+    sections: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[Section, ...]:
     """The rows under the groups of learners, chance first.
 
@@ -192,6 +200,7 @@ def grouped(
     Args:
         results: the runs of the table.
         cells: as `column_cells` gives it.
+        sections: title to learners, in place of their groups.
     """
     targets = dict(results.targets)
     failed = {
@@ -201,15 +210,26 @@ def grouped(
     }
     targets |= failed
     every = [*results.variants, *(Variant(learner) for learner in failed)]
-    every.sort(key=lambda variant: sort_key(variant, targets[variant.learner]))
+    titles = {name: title for title, names in (sections or {}).items() for name in names}
+
+    def order(variant: Variant) -> tuple[Any, ...]:
+        if sections is None:
+            return sort_key(variant, targets[variant.learner])
+        return list(titles).index(variant.learner), variant.adapted
+
+    def title_of(variant: Variant) -> str:
+        name = variant.learner
+        return group_of(name, targets[name]) if sections is None else titles[name]
+
+    every.sort(key=order)
     empty = tuple(Cell() for _ in cells(None))
-    sections = [Section("", (Row(CHANCE, cells(None)),))]
-    for title, group in groupby(every, key=lambda v: group_of(v.learner, targets[v.learner])):
+    made = [Section("", (Row(CHANCE, cells(None)),))]
+    for title, group in groupby(every, key=title_of):
         rows = [
             Row(f"{label_of(variant)} (failed)", empty)
             if variant.learner in failed
             else Row(row_label(results, variant), cells(variant))
             for variant in group
         ]
-        sections.append(Section(title, tuple(rows)))
-    return tuple(sections)
+        made.append(Section(title, tuple(rows)))
+    return tuple(made)

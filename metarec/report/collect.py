@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -34,12 +34,14 @@ class Results:
         per_task: all per-task results, with the columns `learner` (the key of the variant), `seed`,
             `evaluation` and `adapted`.
         variants: the rows of the table in their order.
+        flags: options with which `python -m metarec.report` makes the table.
     """
 
     records: tuple[Record, ...]
     failed: tuple[Record, ...]
     per_task: pd.DataFrame
     variants: tuple[Variant, ...]
+    flags: str = ""
 
     @property
     def targets(self) -> dict[str, str]:
@@ -70,6 +72,22 @@ class Results:
     @cached_property
     def _episodes(self) -> dict[Any, pd.DataFrame]:
         return dict(iter(self.per_task.groupby(["evaluation", "part", "regime", "k_shot"])))
+
+
+def subset(results: Results | None, learners: Collection[str]) -> Results | None:
+    """The results of some learners only; None if none of them has a finished run."""
+    if results is None:
+        return None
+    records = tuple(record for record in results.records if record.learner in learners)
+    if not records:
+        return None
+    return replace(
+        results,
+        records=records,
+        failed=tuple(record for record in results.failed if record.learner in learners),
+        per_task=results.per_task[results.per_task["name"].isin(list(learners))],
+        variants=tuple(variant for variant in results.variants if variant.learner in learners),
+    )
 
 
 def finished_records(records: Sequence[Record], allow_mixed_versions: bool) -> list[Record]:
@@ -104,7 +122,11 @@ def failed_records(records: Iterable[Record]) -> list[Record]:
 
 
 def results_of(
-    records: Iterable[Record], failed: Iterable[Record], kind: str, feedback: tuple[str, ...]
+    records: Iterable[Record],
+    failed: Iterable[Record],
+    kind: str,
+    feedback: tuple[str, ...],
+    flags: str = "",
 ) -> Results | None:
     """The results of one kind of task and feedback, checked; None if there are none.
 
@@ -113,6 +135,7 @@ def results_of(
         failed: failed ones.
         kind: `user` or `item`.
         feedback: the kinds of feedback that belong here.
+        flags: options with which `python -m metarec.report` makes the table.
 
     Raises:
         RunError: if the runs differ in data, split or episodes, or a learner has a seed twice.
@@ -139,6 +162,7 @@ def results_of(
         failed=tuple(sorted(filter(belongs, failed), key=_record_key)),
         per_task=frame,
         variants=tuple(variants),
+        flags=flags,
     )
 
 

@@ -18,7 +18,7 @@ from metarec.report.cells import (
     interval_cell,
     regimes_of,
 )
-from metarec.report.collect import Results, check_one_setting
+from metarec.report.collect import Results, check_one_setting, subset
 from metarec.report.labels import Variant, metric_label, regime_label
 from metarec.report.notes import few, source_notes
 from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of, interval_of
@@ -41,18 +41,7 @@ META, TRANSFER = Variant("maml"), Variant("transfer")
 
 def of_the_pair(results: Results | None) -> Results | None:
     """The part of the results that the table is about; None if there is nothing."""
-    if results is None:
-        return None
-    pair = (META.learner, TRANSFER.learner)
-    records = tuple(record for record in results.records if record.learner in pair)
-    if not records:
-        return None
-    return Results(
-        records=records,
-        failed=tuple(record for record in results.failed if record.learner in pair),
-        per_task=results.per_task[results.per_task["name"].isin(pair)],
-        variants=tuple(variant for variant in results.variants if variant.learner in pair),
-    )
+    return subset(results, (META.learner, TRANSFER.learner))
 
 
 def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Table | None:

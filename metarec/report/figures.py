@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -69,12 +69,22 @@ def render_k_shot(curve: Curve, suffix: Suffix) -> bytes:
     Returns:
         The file's content, without date or name of a program: the same curve gives the same bytes.
     """
+    return rendered(lambda: _draw(curve), suffix)
+
+
+def rendered(draw: Callable[[], Any], suffix: Suffix) -> bytes:
+    """The bytes of a figure in the paper's style, without date or name of a program.
+
+    Args:
+        draw: makes the figure.
+        suffix: `pdf`, or `png` at 200 dots an inch.
+    """
     import matplotlib
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
-        figure = _draw(curve)
+        figure = draw()
         file = io.BytesIO()
         metadata: dict[str, Any] = (
             {"Creator": None, "Producer": None, "CreationDate": None}

@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-GROUPS = ("Chance", "Floor", "Collaborative", "Content", "Transfer", "Meta", "Other")
+Tables = Literal["main", "family"]
+"""Which tables: those of `make paper`, or those of `make paper-full`."""
+
+GRADIENT = "Meta, gradient-based"
+METRIC = "Meta, metric-based and amortised"
+WARM_UP = "Warm-up"
+GROUPS = (
+    *("Chance", "Floor", "Collaborative", "Content", "Transfer"),
+    *(GRADIENT, METRIC, WARM_UP, "Other"),
+)
 BASELINE_GROUPS = frozenset({"Floor", "Collaborative", "Content"})
 """The learners that may be the reference: neither meta, nor transfer, nor unknown."""
 
@@ -30,11 +40,55 @@ _LEARNERS: dict[str, tuple[str, str]] = {
     "ridge": ("Content", "Ridge on BERT"),
     "predicted_popularity": ("Content", "Predicted popularity"),
     "transfer": ("Transfer", "Transfer"),
-    "maml": ("Meta", "MAML"),
-    "maml_learn2learn": ("Meta", "MAML, learn2learn"),
-    "prototypical": ("Meta", "Prototypical"),
-    "prototypical_no_projection": ("Meta", "Prototypical, no projection"),
+    "transfer_both": ("Transfer", "Transfer over both"),
+    "maml": (GRADIENT, "MAML"),
+    "maml_learn2learn": (GRADIENT, "MAML, learn2learn"),
+    "maml_item_only": (GRADIENT, "MAML, MLP of the item alone"),
+    "maml_cosine": (GRADIENT, "MAML, cosine"),
+    "maml_dot": (GRADIENT, "MAML, dot product"),
+    "maml_bilinear": (GRADIENT, "MAML, bilinear"),
+    "maml_fusion_fixed": (GRADIENT, "MAML, fusion, fixed weights"),
+    "maml_fusion_learned": (GRADIENT, "MAML, fusion, learned weights"),
+    "maml_fusion_attention": (GRADIENT, "MAML, fusion, attention"),
+    "maml_collaborative": (GRADIENT, "MAML over collaborative"),
+    "maml_both": (GRADIENT, "MAML over both"),
+    "fomaml": (GRADIENT, "MAML, first order"),
+    "anil": (GRADIENT, "ANIL"),
+    "reptile": (GRADIENT, "Reptile"),
+    "meta_sgd": (GRADIENT, "Meta-SGD"),
+    "maml_plus_plus": (GRADIENT, "MAML++"),
+    "imaml": (GRADIENT, "iMAML"),
+    "melu": (GRADIENT, "MeLU"),
+    "prototypical": (METRIC, "Prototypical"),
+    "prototypical_multiple": (METRIC, "Prototypical, several prototypes"),
+    "prototypical_no_projection": (METRIC, "Prototypical, no projection"),
+    "matching": (METRIC, "Matching"),
+    "r2d2": (METRIC, "R2-D2"),
+    "r2d2_both": (METRIC, "R2-D2 over both"),
+    "cnp": (METRIC, "CNP"),
+    "tanp": (METRIC, "TaNP"),
+    "protocf": (METRIC, "ProtoCF"),
+    "meta_embedding": (WARM_UP, "Meta-Embedding"),
+    "mwuf": (WARM_UP, "MWUF"),
+    "dropoutnet": (WARM_UP, "DropoutNet"),
+    "cvar": (WARM_UP, "CVAR"),
+    "gar": (WARM_UP, "GAR"),
 }
+
+SCORERS: dict[str, tuple[str, ...]] = {
+    "MAML over text, by scorer": (
+        *("maml", "maml_item_only", "maml_cosine", "maml_dot", "maml_bilinear"),
+        *("maml_fusion_fixed", "maml_fusion_learned", "maml_fusion_attention"),
+    ),
+    "MAML, MLP, by representation": ("maml_collaborative", "maml_both"),
+    "Others over text and over both": ("transfer", "transfer_both", "r2d2", "r2d2_both"),
+}
+"""The table of scorers and representations: section to its learners."""
+
+VARIANTS_OF_SCORERS = frozenset(
+    {name for names in SCORERS.values() for name in names} - {"maml", "transfer", "r2d2"}
+)
+"""The learners that stand in the table of scorers and not in that of the family."""
 
 
 @dataclass(frozen=True, order=True)
@@ -52,7 +106,7 @@ class Variant:
     @property
     def key(self) -> str:
         """One name for both, for frames and records."""
-        return self.learner if self.adapted else f"{self.learner}, 0 steps"
+        return self.learner if self.adapted else f"{self.learner}, {_switched_off(self.learner)}"
 
 
 def group_of(learner: str, target: str = "") -> str:
@@ -68,17 +122,29 @@ def group_of(learner: str, target: str = "") -> str:
     return "Content" if target.startswith("metarec.baselines.") else "Other"
 
 
-def label_of(variant: Variant) -> str:
-    """What stands in the table: `EASE^R`, `MAML, 0 steps`; `^` raises the character after it."""
+def label_of(variant: Variant, kind: str = "user") -> str:
+    """What stands in the table: `EASE^R`, `MAML, 0 steps`; `^` raises the character after it.
+
+    Args:
+        variant: the learner, with its adaptation on or off.
+        kind: of task: on item tasks, learners that warm up are `no warm-up` without support.
+    """
     name, adapted = variant.learner, variant.adapted
     label = _LEARNERS[name][1] if name in _LEARNERS else _from_name(name)
+    group = group_of(name)
     if not adapted:
-        return f"{label}, 0 steps"
-    return f"{label}, fine-tuned" if name == "transfer" else label
+        warm_up = group == WARM_UP and kind == "item"
+        return f"{label}, {'no warm-up' if warm_up else _switched_off(name)}"
+    return f"{label}, fine-tuned" if group == "Transfer" else label
+
+
+def _switched_off(learner: str) -> str:
+    """How a learner is called that does not adapt: metric-based ones have no steps to leave out."""
+    return "no support" if group_of(learner) in (METRIC, WARM_UP) else "0 steps"
 
 
 def sort_key(variant: Variant, target: str = "") -> tuple[int, int, str, bool]:
-    """Order of the rows: by group, then as listed, unknown ones last by name; 0 steps first."""
+    """Order of the rows: by group, then as listed, unknown ones last by name; unadapted first."""
     known = list(_LEARNERS)
     name = variant.learner
     place = known.index(name) if name in _LEARNERS else len(known)

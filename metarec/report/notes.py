@@ -7,24 +7,30 @@ from collections.abc import Sequence
 from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS
 from metarec.report.cells import Column
 from metarec.report.collect import Results, error_of, run_name
-from metarec.report.labels import BASELINE_GROUPS, group_of, regime_label
+from metarec.report.labels import BASELINE_GROUPS, Variant, group_of, label_of, regime_label
 from metarec.report.provenance import provenance_of
 from metarec.report.selection import RESAMPLES
 from metarec.report.table import BETTER, MISSING, REFERENCE, WORSE
 
 
-def notes_of(results: Results, columns: Sequence[Column], preliminary: bool) -> tuple[str, ...]:
+def notes_of(
+    results: Results,
+    columns: Sequence[Column],
+    preliminary: bool,
+    reference: Variant | None = None,
+) -> tuple[str, ...]:
     """The sentences under a table of learners.
 
     Args:
         results: its runs.
         columns: its columns.
         preliminary: whether there are too few seeds or episodes.
+        reference: whom all are compared with; the best baseline of each column if None.
     """
     notes = [
         f"Mean over test tasks with its 95 % bootstrap interval ({RESAMPLES:,} resamples of tasks, "
         "each with all its seeds; BCa).",
-        _how_tested(results),
+        _how_tested(results, reference),
         few()
         if preliminary
         else "Bold: the best of its column, if it is significantly better than the reference.",
@@ -34,22 +40,25 @@ def notes_of(results: Results, columns: Sequence[Column], preliminary: bool) -> 
     return (*notes, *source_notes([(results, columns)]))
 
 
-def few() -> str:
+def few(part: str = "test") -> str:
     """What stands under a preliminary table."""
     return (
-        f"Preliminary, since there are fewer than {MIN_SEEDS} seeds or {MIN_EPISODES} test "
+        f"Preliminary, since there are fewer than {MIN_SEEDS} seeds or {MIN_EPISODES} {part} "
         "episodes: nothing is bold."
     )
 
 
-def source_notes(parts: Sequence[tuple[Results, Sequence[Column]]]) -> list[str]:
+def source_notes(
+    parts: Sequence[tuple[Results, Sequence[Column]]], part: str = "test"
+) -> list[str]:
     """Data, tasks, seeds, records and command of a table, and the runs that failed.
 
     Args:
         parts: the results of the table with the columns (or rows) that show them.
+        part: `test` or `validation`, from which they come.
     """
     sources = [provenance_of(results) for results, _ in parts]
-    tasks = [text for results, columns in parts for text in _task_counts(results, columns)]
+    tasks = [text for results, columns in parts for text in _task_counts(results, columns, part)]
     records = [record for results, _ in parts for record in results.records]
     failed = [record for results, _ in parts for record in results.failed]
     seeds = sorted({record.seed for record in records})
@@ -59,7 +68,8 @@ def source_notes(parts: Sequence[tuple[Results, Sequence[Column]]]) -> list[str]
     notes = [
         "All seeds share one split: the intervals are those of other tasks, not of other cold "
         "items, and a ranking of new items that is the same for everybody hangs on a few of them.",
-        f"Data: {sources[0].data}, {sources[0].split}. Test tasks: {', '.join(tasks)}; "
+        f"Data: {sources[0].data}, {sources[0].split}. "
+        f"{part.capitalize()} tasks: {', '.join(tasks)}; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}).",
         f"{len(records)} records, code {_joined(code, 12)}, "
         f"commit {_joined(commit, 12)}, by {' and '.join(commands)}.",
@@ -70,25 +80,33 @@ def source_notes(parts: Sequence[tuple[Results, Sequence[Column]]]) -> list[str]
     return notes
 
 
-def _how_tested(results: Results) -> str:
+def _how_tested(results: Results, reference: Variant | None) -> str:
     targets = results.targets
+    if reference is not None:
+        if reference not in results.variants:
+            return f"There is no {label_of(reference)} among the records: nothing was tested."
+        return f"{REFERENCE}: {label_of(reference)}. {_TESTED}"
     if not any(group_of(name, targets[name]) in BASELINE_GROUPS for name in targets):
         return "There is no baseline among the records, so that nothing was tested."
     return (
         f"{REFERENCE}: the baseline (floor, collaborative or content) that is best on validation, "
-        f"at K = {results.config.episode.k_shot}, in that metric and regime. {BETTER} and {WORSE}: "
-        "significantly better and worse than it (Wilcoxon’s signed-rank test, paired over tasks, "
-        "p < .05 after Holm’s correction over the learners of a column), where the difference of "
-        "the means points the same way as the ranks."
+        f"at K = {results.config.episode.k_shot}, in that metric and regime. {_TESTED}"
     )
 
 
-def _task_counts(results: Results, columns: Sequence[Column]) -> list[str]:
+_TESTED = (
+    f"{BETTER} and {WORSE}: significantly better and worse than it (Wilcoxon’s signed-rank test, "
+    "paired over tasks, p < .05 after Holm’s correction over the learners of a column), where the "
+    "difference of the means points the same way as the ranks."
+)
+
+
+def _task_counts(results: Results, columns: Sequence[Column], part: str) -> list[str]:
     frame = results.per_task
     kind = "item tasks, " if results.config.episode.task == "item" else ""
     counts = []
     for regime, evaluation in dict.fromkeys((c.regime, c.evaluation) for c in columns):
-        here = (frame["part"] == "test") & (frame["evaluation"] == evaluation)
+        here = (frame["part"] == part) & (frame["evaluation"] == evaluation)
         nested = " (nested supports)" if evaluation == "curve" else ""
         count = frame.loc[here & (frame["regime"] == regime), "task"].nunique()
         counts.append(f"{kind}{regime_label(regime).lower()}{nested} {count}")

@@ -44,14 +44,15 @@ def provenance_of(results: Results) -> Provenance:
     code = tuple(sorted({record.code for record in records}))
     # The folder as it is below the working directory: results/<experiment>.
     folders = sorted({"/".join(record.path.parts[-3:-1]) for record in records})
-    mixed = " --allow-mixed-versions" if len(code) > 1 else ""
+    flags = f" {results.flags}" if results.flags else ""
+    flags += " --allow-mixed-versions" if len(code) > 1 else ""
     runs: dict[str, list[str]] = {}
     for record in records:
         runs.setdefault(record.learner, []).append(run_name(record))
     split = config.split
     by = f"seed {split.seed}" if split.method == "seed" else split.method
     return Provenance(
-        command=f"python -m metarec.report {' '.join(folders)}{mixed}",
+        command=f"python -m metarec.report {' '.join(folders)}{flags}",
         data=str(config.data.name),
         data_checksum=checksum_of(records[0]),
         split=f"split by {by}",

@@ -130,9 +130,12 @@ class Table:
     def to_latex(self) -> str:
         """A `table` environment that needs booktabs and nothing else."""
         width = len(self.columns)
+        height = sum(len(section.rows) + 1 for section in self.sections)
         # What fits between margins of an inch on letter paper.
         size, small = (
-            (r"\footnotesize", r"\scriptsize") if width <= 5 else (r"\scriptsize", r"\tiny")
+            (r"\footnotesize", r"\scriptsize")
+            if width <= 5 and height <= 40
+            else (r"\scriptsize", r"\tiny")
         )
         lines = [
             "% Made by metarec.report from the records; do not edit.",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 from metarec.report.cells import (
     PRIMARY,
     Column,
@@ -11,24 +13,45 @@ from metarec.report.cells import (
     regimes_of,
 )
 from metarec.report.collect import Results
-from metarec.report.labels import metric_label, regime_label
+from metarec.report.labels import Variant, metric_label, regime_label
 from metarec.report.notes import notes_of
 from metarec.report.table import Section, Table
 
 
 def main_table(results: Results) -> Table:
     """Learners by regimes, nDCG@10 over the catalogue, in the groups of learners."""
+    return table_by_regime(results, "main", "{metric} of the whole catalogue of each regime")
+
+
+def table_by_regime(
+    results: Results,
+    name: str,
+    title: str,
+    reference: Variant | None = None,
+    sections: Mapping[str, Sequence[str]] | None = None,
+    notes: Sequence[str] = (),
+) -> Table:
+    """Learners by regimes, nDCG@10 over the catalogue at the shots of the runs.
+
+    Args:
+        results: the runs of the table.
+        name: its file name.
+        title: what it shows, where `{metric}` stands for the metric.
+        reference: whom all are compared with; the best baseline of each column if None.
+        sections: title to learners, in place of their groups.
+        notes: sentences before the others.
+    """
     k_shot = results.config.episode.k_shot
     columns = [
         Column(regime_label(regime), PRIMARY, regime, k_shot) for regime in regimes_of(results)
     ]
-    cells, preliminary = column_cells(results, columns)
+    cells, preliminary = column_cells(results, columns, reference)
     return Table(
-        name="main",
-        title=f"{metric_label(PRIMARY)} of the whole catalogue of each regime, K = {k_shot}",
+        name=name,
+        title=f"{title.format(metric=metric_label(PRIMARY))}, K = {k_shot}",
         columns=("Learner", *(column.head for column in columns)),
-        sections=grouped(results, cells),
-        notes=notes_of(results, columns, preliminary),
+        sections=grouped(results, cells, sections),
+        notes=(*notes, *notes_of(results, columns, preliminary, reference)),
         preliminary=preliminary,
     )
 

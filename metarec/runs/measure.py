@@ -29,13 +29,15 @@ class Adapting(Protocol):
     """A learner whose adaptation can be switched off: the 0-step row of the tables.
 
     Attributes:
-        adaptation: the argument that holds the number of steps, None where there are none.
+        adaptation: what the adaptation hangs on: the argument that holds the number of steps, or
+            `support` for a learner that conditions on the support set without steps; None where
+            there is nothing to switch off.
     """
 
     adaptation: str | None
 
     def without_adaptation(self) -> Learner:
-        """The same learner with 0 steps, for the same meta-parameters."""
+        """The same learner with 0 steps, or blind to the support, for the same meta-parameters."""
         ...
 
 
@@ -71,7 +73,7 @@ def measure_run(
 
     First each part in each regime at `episode.k_shot`, then on test the curve over K, whose
     episodes keep the largest K in reserve and so have nested supports and the same queries. A
-    learner that adapts by steps is evaluated again without them on the same episodes.
+    learner that adapts is evaluated again without adapting on the same episodes.
     """
     learners: list[tuple[bool, Learner]] = [(True, learner)]
     if isinstance(learner, Adapting) and learner.adaptation:

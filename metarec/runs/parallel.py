@@ -41,7 +41,9 @@ class Outcome:
     seconds: float
 
 
-def run_many(configs: Sequence[RunConfig], results: str | Path, workers: int) -> Iterator[Outcome]:
+def run_many(
+    configs: Sequence[RunConfig], results: str | Path, workers: int, share: Sequence[str] = ()
+) -> Iterator[Outcome]:
     """Runs configurations, several at a time, and yields what came of each as it ends.
 
     A failed run leaves its error in its record, and the others go on. The order of the runs and
@@ -51,6 +53,7 @@ def run_many(configs: Sequence[RunConfig], results: str | Path, workers: int) ->
         configs: what to run, in the order in which they start.
         results: where the records go.
         workers: processes; with 1 everything runs in this process, with all its threads.
+        share: experiments whose finished runs may be taken over; see `run`.
 
     Yields:
         The outcome of each run.
@@ -62,13 +65,14 @@ def run_many(configs: Sequence[RunConfig], results: str | Path, workers: int) ->
         raise ConfigError(f"workers={workers}: at least 1 is needed")
     if workers == 1:
         for number, config in enumerate(configs):
-            yield _outcome(number, config, results)
+            yield _outcome(number, config, results, share)
         return
     # a fresh interpreter each: a fork would take along a framework's threads in whatever state
     context = multiprocessing.get_context("spawn")
     with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
         futures = [
-            pool.submit(_outcome, number, config, results) for number, config in enumerate(configs)
+            pool.submit(_outcome, number, config, results, share)
+            for number, config in enumerate(configs)
         ]
         try:
             for future in as_completed(futures):
@@ -78,11 +82,11 @@ def run_many(configs: Sequence[RunConfig], results: str | Path, workers: int) ->
                 future.cancel()
 
 
-def _outcome(number: int, config: RunConfig, results: str | Path) -> Outcome:
+def _outcome(number: int, config: RunConfig, results: str | Path, share: Sequence[str]) -> Outcome:
     begin = time.perf_counter()
     record, failure, error, trace = None, None, None, None
     try:
-        record = run(config, results)
+        record = run(config, results, share=share)
     except Exception as problem:
         error = f"{type(problem).__name__}: {problem}"
         failure = _failure(config, results)

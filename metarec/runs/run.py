@@ -6,6 +6,7 @@ import math
 import shutil
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from metarec.runs.config import RunConfig
 from metarec.runs.learners import build_learner
 from metarec.runs.prepare import Materials, prepare, training_of
 from metarec.runs.resume import Checkpointer
+from metarec.runs.share import taken_over
 from metarec.runs.store import Record, is_finished, read_record, write_record
 
 
@@ -23,6 +25,7 @@ def run(
     results: str | Path = "results",
     progress: bool = False,
     resume: bool = True,
+    share: Sequence[str] = (),
 ) -> Record:
     """Runs a configuration, unless it is finished already.
 
@@ -35,6 +38,8 @@ def run(
         results: the record goes to `results/<experiment>/<run>/`.
         progress: whether to show progress bars.
         resume: false to start an interrupted run anew.
+        share: other experiments, whose finished runs are taken over where they have measured all
+            that this one asks for.
 
     Returns:
         The record of the finished run.
@@ -57,6 +62,13 @@ def run(
         shutil.rmtree(provisional, ignore_errors=True)
         if is_finished(path):
             return read_record(path)
+        others = [Path(results) / experiment for experiment in share]
+        found = taken_over(config, materials, root, others) if others else None
+        if found is not None:
+            if found.path != path:
+                # what an earlier call left here failed
+                shutil.rmtree(path, ignore_errors=True)
+            return found
         return _run(config, learner, materials, path, hash_, progress, resume, begin)
     except Exception as error:
         _record_failure(config, path, hash_, materials, error, begin)

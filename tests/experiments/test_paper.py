@@ -24,6 +24,33 @@ def paper(script: Script, tmp_path: Path) -> Script:
             "plan.learners=[popularity,item_mean,als]",
             "plan.groups.reference.learners=[random]",
             f"plan.paper={tmp_path / 'paper'}",
+            "plan.configs=null",
+            *overrides,
+        )
+
+    return call
+
+
+@pytest.fixture
+def family(script: Script, tmp_path: Path) -> Script:
+    """`experiments/paper.py experiment=paper_full` with a fake that trains, and one that fails."""
+    for name, target in (("walk", "Walk"), ("broken", "Broken")):
+        file = tmp_path / "more" / "learner" / f"{name}.yaml"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(f"name: {name}\n_target_: fake_learners.{target}\nsearch: {{}}\n")
+
+    def call(*overrides: str) -> int:
+        return script(
+            "paper",
+            "experiment=paper_full",
+            f"hydra.searchpath=[file://{tmp_path / 'more'}]",
+            "plan.workers=1",
+            "plan.seeds=[0,1]",
+            "plan.learners=[popularity,walk]",
+            "plan.groups.scorers=null",
+            "evaluation.k_curve=[]",
+            f"plan.paper={tmp_path / 'paper'}",
+            "plan.configs=null",
             *overrides,
         )
 
@@ -120,6 +147,7 @@ def test_runs_at_the_same_time_have_the_results_of_runs_one_after_another(
         ("plan.groups.main.episodes=[]", "plan.groups.main.episodes"),
         ("plan.learners=[populrity]", "learner/populrity"),
         ("episode.kshot=3", "did you mean 'k_shot'"),
+        ("experiment=speed", "choose paper or paper_full"),
     ],
 )
 def test_a_wrong_plan_ends_before_anything_runs(
@@ -132,3 +160,76 @@ def test_a_wrong_plan_ends_before_anything_runs(
     assert paper("plan.groups.reference.needs=null", override) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+def test_the_family_has_tables_of_its_own_and_a_learner_that_fails_keeps_a_row(
+    family: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert family("plan.learners=[popularity,walk,broken]") == 1
+    records = load_records(tmp_path / "results")
+    assert {record.path.parent.name for record in records} == {"paper_full"}
+    assert sum(record.status == "finished" for record in records) == 2 * 2 * 2
+    names = {file.stem for file in (tmp_path / "paper").rglob("*.md")}
+    assert names == {"family", "family_items", "family_items_auc", "adaptation"}
+    assert (tmp_path / "paper/figures/training.pdf").stat().st_size > 0
+    table = (tmp_path / "paper/tables/family.md").read_text()
+    for text in ("Popularity", "Walk, 0 steps", "Broken (failed)", "the loss is NaN at step 3"):
+        assert text in table
+    assert r"python -m metarec.report results/paper\_full --tables family" in table
+    output = capsys.readouterr().out
+    # 12 runs of 50 seconds, as the plan says
+    assert "12 runs, 1 at a time: some 10 min if none is finished" in output
+
+
+def test_the_family_has_no_curve_for_users_and_keeps_that_of_items(
+    family: Script, tmp_path: Path
+) -> None:
+    assert family() == 0
+    for record in load_records(tmp_path / "results", "paper_full"):
+        frame = record.per_task
+        of_items = record.config.episode.task == "item"
+        assert ("curve" in set(frame["evaluation"])) == of_items
+        parts = frame.loc[frame["evaluation"] == "main", ["part", "regime"]].drop_duplicates()
+        assert len(parts) == (2 if of_items else 2 * 4)
+
+
+def test_the_family_takes_over_what_the_paper_has_run(
+    paper: Script, family: Script, tmp_path: Path
+) -> None:
+    only = ["plan.groups.reference=null", "plan.groups.rated=null", "plan.learners=[popularity]"]
+    assert paper(*only) == 0
+    of_paper = {one.path.name: one for one in load_records(tmp_path / "results", "paper")}
+    assert family("plan.learners=[popularity]") == 0
+    of_family = {one.path.name: one for one in load_records(tmp_path / "results", "paper_full")}
+    # seed 0 of user tasks and of item tasks; seed 1 is run
+    assert len(of_paper.keys() & of_family.keys()) == 2
+    assert len(of_family) == 4
+    for name in of_paper.keys() & of_family.keys():
+        assert of_family[name].content == of_paper[name].content
+        assert of_family[name].per_task.equals(of_paper[name].per_task)
+    # and not again
+    times = {one.path: one.path.joinpath("record.json").stat().st_mtime_ns for one in
+             of_family.values()}  # fmt: skip
+    assert family("plan.learners=[popularity]") == 0
+    again = load_records(tmp_path / "results", "paper_full")
+    assert {one.path: one.path.joinpath("record.json").stat().st_mtime_ns for one in again} == times
+
+
+def test_what_two_groups_name_is_run_once(family: Script, tmp_path: Path) -> None:
+    scorers = "plan.groups.scorers={episode:binary,learners:[popularity,als]}"
+    assert family(scorers, "plan.groups.family_items=null", "plan.learners=[popularity]") == 0
+    names = [one.learner for one in load_records(tmp_path / "results", "paper_full")]
+    assert sorted(names) == ["als", "als", "popularity", "popularity"]
+
+
+def test_the_headers_of_the_learners_say_what_was_measured(paper: Script, tmp_path: Path) -> None:
+    learners = tmp_path / "configs" / "learner"
+    learners.mkdir(parents=True)
+    (learners / "als.yaml").write_text("# ALS.\n# Measured: not yet.\nname: als\n")
+    only = [f"plan.groups.{group}=null" for group in ("reference", "rated", "item_tasks")]
+    assert paper(*only, f"plan.configs={tmp_path / 'configs'}") == 0
+    (measured,) = [one for one in load_records(tmp_path / "results") if one.learner == "als"]
+    value = measured.metrics["test"]["user_cold"]["catalogue/ndcg@10"]
+    assert (
+        f"nDCG@10 user_cold {f'{value:.3f}'.lstrip('0')}, " in (learners / "als.yaml").read_text()
+    )

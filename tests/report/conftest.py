@@ -49,7 +49,7 @@ def episodes(
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     # How exact an interval is is the business of significance.py; here it has to be fast.
-    for module in ("selection", "notes", "difference"):
+    for module in ("selection", "notes", "difference", "adaptation"):
         monkeypatch.setattr(f"metarec.report.{module}.RESAMPLES", 200)
 
 
@@ -73,6 +73,7 @@ def make_record(tmp_path: Path) -> MakeRecord:
         error: str | None = None,
         code: str = CODE,
         folder: str | None = None,
+        more: dict[str, Any] | None = None,
         alter: Callable[[pd.DataFrame], pd.DataFrame] = lambda frame: frame,
         **overrides: Any,
     ) -> Record:
@@ -93,6 +94,7 @@ def make_record(tmp_path: Path) -> MakeRecord:
             "code": code,
             "commit": "1234567890abcdef+dirty",
             "data_checksum": "c" * 64,
+            **(more or {}),
         }
         path = tmp_path / "results" / "paper" / name
         if error:

@@ -99,6 +99,14 @@ def test_every_latex_row_has_as_many_cells_as_there_are_columns():
     assert [line.count("&") for line in lines] == [2, 2, 2]
 
 
+def test_a_wide_or_a_long_table_is_set_smaller():
+    few = tuple(Row(str(place), (Cell(),)) for place in range(39))
+    assert r"\footnotesize" in table(*few).to_latex()
+    assert r"\footnotesize" not in table(*few, *few).to_latex()
+    wide = Row("a", (Cell(),) * 5)
+    assert r"\footnotesize" not in table(wide, columns=tuple("abcdef")).to_latex()
+
+
 def test_bold_is_bold_in_latex_and_markdown():
     made = table(Row("a", (Cell(".412", bold=True),)))
     assert r"\textbf{.412}" in made.to_latex()

@@ -36,7 +36,7 @@ def test_the_main_table_has_learners_by_regimes_under_their_groups(make_record):
         ("Floor", ["Random"]),
         ("Collaborative", ["EASE^R"]),
         ("Transfer", ["Transfer, 0 steps", "Transfer, fine-tuned"]),
-        ("Meta", ["MAML, 0 steps", "MAML"]),
+        ("Meta, gradient-based", ["MAML, 0 steps", "MAML"]),
     ]
 
 

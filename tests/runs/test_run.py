@@ -367,3 +367,19 @@ def test_the_same_data_is_loaded_once_a_process(
     for seed in range(3):
         run(make_config(seed=seed, evaluation={"parts": ["validation"]}), tmp_path / "results")
     assert loads == ["csv"]
+
+
+@pytest.mark.parametrize("task", ["user", "item"])
+def test_the_training_knows_the_attributes_of_items(make_config: Make, task: str) -> None:
+    from metarec.attributes import build_attributes
+    from metarec.runs import prepare
+
+    config = make_config(episode={"task": task})
+    materials = prepare.prepare(config, needs_features=False)
+    found = prepare.training_of(config, materials, None, None, False).attributes
+    expected = build_attributes(materials.split)
+    assert found is not None
+    assert expected is not None
+    assert found.names == ("genres",)
+    assert (found.values == expected.values).all()
+    assert prepare.prepare(config, needs_features=False).attributes is found

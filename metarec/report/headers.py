@@ -1,0 +1,131 @@
+"""What was measured, in the header of each learner's configuration: copied from the records."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metarec.errors import RunError
+from metarec.report.cells import PRIMARY
+from metarec.report.files import write_text
+from metarec.report.labels import metric_label
+from metarec.report.table import number
+
+BEGIN = "# Measured:"
+NOTHING = "not yet."
+WIDTH = 100
+
+# The first of these that knows a learner is named: the most seeds first, and user tasks first.
+_SOURCES = (
+    *(("family", "user"), ("scorers", "user"), ("main", "user")),
+    *(("family_items", "item"), ("item_tasks", "item")),
+)
+_REGIMES = {"user": ("user_cold", "both_cold"), "item": ("item_cold",)}
+
+
+@dataclass(frozen=True)
+class _Figure:
+    k_shot: int
+    mean: float
+    seeds: int
+
+
+def replace_measured(configs: Path, paper: Path) -> list[Path]:
+    """See `metarec.report.update_headers`."""
+    files = sorted((configs / "learner").glob("*.yaml"))
+    if not files:
+        raise RunError(f"no configurations of learners in {configs / 'learner'}")
+    records = small_records(paper)
+    changed = []
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        updated = with_measured(text, measured(file.stem, records, paper))
+        if updated != text:
+            changed.append(write_text(file, updated))
+    return changed
+
+
+def small_records(paper: Path) -> dict[str, Any]:
+    """The small records of a paper that headers may name, by their name.
+
+    Raises:
+        RunError: if one cannot be read.
+    """
+    found = {}
+    for name, _ in _SOURCES:
+        file = paper / "records" / f"{name}.json"
+        if not file.is_file():
+            continue
+        try:
+            found[name] = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} cannot be read ({error}); make the tables again") from error
+    return found
+
+
+def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
+    """What the header of a learner says, such as `nDCG@10 user_cold .267, K=10, 3 seeds (…)`.
+
+    Args:
+        learner: its name.
+        records: as `small_records` gives them.
+        paper: the paper's folder, by whose name the record is called.
+    """
+    for name, kind in _SOURCES:
+        if name not in records:
+            continue
+        figures = _figures(records[name], learner)
+        shown = {regime: figures[regime] for regime in _REGIMES[kind] if regime in figures}
+        if not shown:
+            continue
+        values = ", ".join(
+            f"{'item tasks' if kind == 'item' else regime} {number(figure.mean)}"
+            for regime, figure in shown.items()
+        )
+        k_shot, seeds = next((one.k_shot, one.seeds) for one in shown.values())
+        return (
+            f"{metric_label(PRIMARY)} {values}, K={k_shot}, {seeds} seed{'s' if seeds > 1 else ''} "
+            f"({paper.resolve().name}/records/{name}.json)."
+        )
+    return NOTHING
+
+
+def with_measured(text: str, what: str) -> str:
+    """A configuration whose header says what was measured, in place of what it said.
+
+    Args:
+        text: of a YAML file that opens with comments.
+        what: as `measured` gives it.
+    """
+    lines = text.splitlines()
+    end = next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    entry = textwrap.wrap(
+        f"{BEGIN} {what}",
+        WIDTH,
+        subsequent_indent="#   ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    start = next((at for at, line in enumerate(lines[:end]) if line.startswith(BEGIN)), end)
+    after = min(start + 1, end)
+    while after < end and lines[after].startswith("#   "):
+        after += 1
+    return "\n".join([*lines[:start], *entry, *lines[after:], ""])
+
+
+def _figures(record: Mapping[str, Any], learner: str) -> dict[str, _Figure]:
+    """The learner's figures by regime; of a curve over K, that of the most shots."""
+    figures: dict[str, _Figure] = {}
+    for values in record["rows"]:
+        row = dict(zip(record["columns"], values, strict=True))
+        if row["learner"] != learner or row["metric"] != PRIMARY:
+            continue
+        figure = _Figure(row["k_shot"], row["mean"], row["seeds"])
+        known = figures.get(row["regime"])
+        if known is None or figure.k_shot > known.k_shot:
+            figures[row["regime"]] = figure
+    return figures
