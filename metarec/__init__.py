@@ -29,8 +29,24 @@ if TYPE_CHECKING:
     from metarec.runs import load_records as load_records
     from metarec.runs import run as run
     from metarec.splits import Split as Split
+    from metarec.torch.anil import ANIL as ANIL
+    from metarec.torch.cvar import CVAR as CVAR
+    from metarec.torch.dropoutnet import DropoutNet as DropoutNet
+    from metarec.torch.gar import GAR as GAR
+    from metarec.torch.implicit_maml import ImplicitMAML as ImplicitMAML
     from metarec.torch.maml import MAML as MAML
+    from metarec.torch.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
+    from metarec.torch.matching import Matching as Matching
+    from metarec.torch.melu import MeLU as MeLU
+    from metarec.torch.meta_embedding import MetaEmbedding as MetaEmbedding
+    from metarec.torch.meta_sgd import MetaSGD as MetaSGD
+    from metarec.torch.mwuf import MWUF as MWUF
+    from metarec.torch.neural_process import ConditionalNeuralProcess as ConditionalNeuralProcess
+    from metarec.torch.protocf import ProtoCF as ProtoCF
     from metarec.torch.prototypical import Prototypical as Prototypical
+    from metarec.torch.r2d2 import R2D2 as R2D2
+    from metarec.torch.reptile import Reptile as Reptile
+    from metarec.torch.tanp import TaNP as TaNP
     from metarec.torch.transfer import Transfer as Transfer
 
 __version__ = "0.1.0"
@@ -45,8 +61,24 @@ _OWNERS = {
     "load_records": "metarec.runs",
     "run": "metarec.runs",
     "RunConfig": "metarec.runs",
+    "ANIL": "metarec.torch.anil",
+    "ConditionalNeuralProcess": "metarec.torch.neural_process",
+    "CVAR": "metarec.torch.cvar",
+    "DropoutNet": "metarec.torch.dropoutnet",
+    "GAR": "metarec.torch.gar",
+    "ImplicitMAML": "metarec.torch.implicit_maml",
     "MAML": "metarec.torch.maml",
+    "MAMLPlusPlus": "metarec.torch.maml_plus_plus",
+    "Matching": "metarec.torch.matching",
+    "MeLU": "metarec.torch.melu",
+    "MetaEmbedding": "metarec.torch.meta_embedding",
+    "MetaSGD": "metarec.torch.meta_sgd",
+    "MWUF": "metarec.torch.mwuf",
+    "ProtoCF": "metarec.torch.protocf",
     "Prototypical": "metarec.torch.prototypical",
+    "R2D2": "metarec.torch.r2d2",
+    "Reptile": "metarec.torch.reptile",
+    "TaNP": "metarec.torch.tanp",
     "Transfer": "metarec.torch.transfer",
     "ALS": "metarec.baselines.als",
     "BertCosine": "metarec.baselines.bert_cosine",

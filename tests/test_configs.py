@@ -23,6 +23,28 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
 OF_SCRIPTS = ("results", "progress", "plan", "tuning", "speed")
 
+# Configurations of a class that another one describes: name to the other, and what they change of
+# it; `...` is any other value.
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "maml_learn2learn": ("maml", {"engine": "learn2learn"}),
+    "fomaml": ("maml", {"first_order": True}),
+    "maml_item_only": ("maml", {"scorer": "mlp_item"}),
+    "maml_cosine": ("maml", {"scorer": "cosine"}),
+    "maml_dot": ("maml", {"scorer": "dot"}),
+    "maml_bilinear": ("maml", {"scorer": "bilinear"}),
+    "maml_fusion_fixed": ("maml", {"scorer": "fusion_fixed"}),
+    "maml_fusion_learned": ("maml", {"scorer": "fusion_learned"}),
+    "maml_fusion_attention": ("maml", {"scorer": "fusion_attention"}),
+    "maml_collaborative": ("maml", {"representation": "collaborative"}),
+    "maml_both": ("maml", {"representation": "both"}),
+    "transfer_both": ("transfer", {"representation": "both"}),
+    "r2d2_both": ("r2d2", {"representation": "both"}),
+    "prototypical_multiple": ("prototypical", {"prototypes": ...}),
+    "prototypical_no_projection": ("prototypical", {"projection": "none"}),
+}
+# They have values, and a search, of their own; the others take those that were tuned for the other.
+TUNED_BY_THEMSELVES = ("fomaml", "prototypical_multiple")
+
 
 def name_of(file: Path) -> str:
     return file.relative_to(CONFIGS).with_suffix("").as_posix()
@@ -49,6 +71,9 @@ def overrides_for(file: Path) -> list[str]:
     """What selects a file in the configuration of a run."""
     group, _, choice = name_of(file).partition("/")
     learner = [] if group == "learner" else ["learner=popularity"]
+    if "episode=item" in file.read_text(encoding="utf-8") and group == "learner":
+        # of item tasks only, as its command says
+        learner = ["episode=item"]
     return learner if not choice else [*learner, f"{group}={choice}"]
 
 
@@ -77,7 +102,7 @@ def test_a_configuration_opens_with_what_it_is_and_the_command_that_runs_it(file
 
 @pytest.mark.parametrize("name", of_group("learner"))
 def test_the_values_of_a_learner_are_the_defaults_of_its_class(name: str) -> None:
-    if name in ("maml_learn2learn", "prototypical_no_projection"):
+    if name in VARIANTS:
         pytest.skip("differs from its class on purpose")
     config = RunConfig.from_dict(composed(f"learner={name}"))
     assert config.learner.name == name
@@ -103,30 +128,23 @@ def test_every_value_that_is_searched_makes_a_learner(name: str) -> None:
             build_learner(RunConfig.from_dict(one))
 
 
-def test_the_references_and_ablations_differ_where_they_say() -> None:
-    learners = {
-        name: RunConfig.from_dict(composed(f"learner={name}")).learner
-        for name in ("maml_learn2learn", "prototypical", "prototypical_no_projection")
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_variant_differs_from_its_base_only_where_it_says(name: str) -> None:
+    base, changes = VARIANTS[name]
+    variant = RunConfig.from_dict(composed(f"learner={name}")).learner
+    tuned = f"best/binary/{base}"
+    of_base = name in TUNED_BY_THEMSELVES or not (CONFIGS / "learner" / f"{tuned}.yaml").exists()
+    other = RunConfig.from_dict(composed(f"learner={base if of_base else tuned}")).learner
+    assert variant.name == name
+    assert variant.target == other.target
+    assert variant.arguments.keys() == other.arguments.keys()
+    different = {
+        key: value for key, value in variant.arguments.items() if value != other.arguments[key]
     }
-    assert learners["maml_learn2learn"].arguments["engine"] == "learn2learn"
-    meta_trained, none = (
-        dict(learners[name].arguments) for name in ("prototypical", "prototypical_no_projection")
-    )
-    assert none.pop("projection") == "none" != meta_trained.pop("projection")
-    assert none == meta_trained
-    assert all(not learners[name].search for name in learners if name != "prototypical")
-
-
-def test_the_reference_takes_the_values_that_were_tuned_for_maml() -> None:
-    tuned = "best/binary/maml"
-    if not (CONFIGS / "learner" / f"{tuned}.yaml").exists():
-        tuned = "maml"
-    maml, reference = (
-        dict(RunConfig.from_dict(composed(f"learner={name}")).learner.arguments)
-        for name in (tuned, "maml_learn2learn")
-    )
-    assert maml.pop("engine") != reference.pop("engine")
-    assert maml == reference
+    assert different.keys() == changes.keys()
+    for key, value in changes.items():
+        assert value is ... or different[key] == value
+    assert bool(variant.search) == (name in TUNED_BY_THEMSELVES)
 
 
 def test_transfer_and_maml_have_the_same_scorer_steps_and_search() -> None:
@@ -144,11 +162,35 @@ def test_every_data_set_has_a_configuration_under_its_name() -> None:
         assert composed(f"data={name}", "learner=popularity")["data"]["name"] == name
 
 
-def test_the_plan_of_the_paper_names_every_learner_once_and_what_it_needs() -> None:
+def experiment(name: str) -> dict[str, Any]:
     with composing():
-        plan = OmegaConf.to_container(compose("config", ["experiment=paper"])).get("plan")
-    named = [*plan["learners"], *plan["groups"]["reference"]["learners"]]
-    assert sorted(named) == sorted(of_group("learner"))
-    assert plan["seeds"] == [0, 1, 2]
-    for group in plan["groups"].values():
-        assert group["episode"] in of_group("episode")
+        values: Any = OmegaConf.to_container(compose("config", [f"experiment={name}"]))
+    return dict(values)
+
+
+def named_in(plan: dict[str, Any]) -> list[str]:
+    groups = plan["groups"].values()
+    return [*plan["learners"], *(name for group in groups for name in group.get("learners", []))]
+
+
+def test_every_learner_is_in_a_plan_of_the_paper_and_in_none_twice() -> None:
+    plans = [experiment(name)["plan"] for name in ("paper", "paper_full")]
+    assert {name for plan in plans for name in named_in(plan)} == set(of_group("learner"))
+    for plan in plans:
+        assert len(set(named_in(plan))) == len(named_in(plan))
+        for group in plan["groups"].values():
+            assert group["episode"] in of_group("episode")
+    assert [plan["seeds"] for plan in plans] == [[0, 1, 2], [0, 1, 2, 3, 4]]
+
+
+def test_both_plans_have_the_same_keys_and_folders_of_their_own() -> None:
+    paper, full = experiment("paper"), experiment("paper_full")
+    assert paper["plan"].keys() == full["plan"].keys()
+    assert (paper["experiment"], full["experiment"]) == ("paper", "paper_full")
+    assert full["plan"]["share"] == [paper["experiment"]]
+
+
+def test_paper_full_measures_what_the_paper_does_but_for_the_curve_of_users() -> None:
+    paper, full = (experiment(name)["evaluation"] for name in ("paper", "paper_full"))
+    assert full.pop("k_curve") == [] != paper.pop("k_curve")
+    assert full == paper

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from metarec import baselines
+from metarec.attributes import Attributes
 from metarec.data.dataset import CleaningReport, Dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import LearnerError
@@ -25,9 +26,26 @@ from metarec.learner import (
     Training,
     check_served,
 )
+from metarec.runs.measure import Adapting
 from metarec.splits import Split
+from metarec.torch.anil import ANIL
+from metarec.torch.cvar import CVAR
+from metarec.torch.dropoutnet import DropoutNet
+from metarec.torch.gar import GAR
+from metarec.torch.implicit_maml import ImplicitMAML
 from metarec.torch.maml import MAML
+from metarec.torch.maml_plus_plus import MAMLPlusPlus
+from metarec.torch.matching import Matching
+from metarec.torch.melu import MeLU
+from metarec.torch.meta_embedding import MetaEmbedding
+from metarec.torch.meta_sgd import MetaSGD
+from metarec.torch.mwuf import MWUF
+from metarec.torch.neural_process import ConditionalNeuralProcess
+from metarec.torch.protocf import ProtoCF
 from metarec.torch.prototypical import Prototypical
+from metarec.torch.r2d2 import R2D2
+from metarec.torch.reptile import Reptile
+from metarec.torch.tanp import TaNP
 from metarec.torch.transfer import Transfer
 
 BOTH = ("user", "item")
@@ -57,13 +75,102 @@ LEARNERS: list[tuple[str, Callable[[], Learner], tuple[str, ...], tuple[str, ...
     ("predicted_popularity", baselines.PredictedPopularity, BOTH, ANY),
     ("transfer", lambda: Transfer(hidden_sizes=(8,), steps=5), BOTH, ANY),
     ("maml", lambda: MAML(hidden_sizes=(8, 4), inner_learning_rate=0.1, steps=5), BOTH, ANY),
-    ("maml_vmap", lambda: MAML(hidden_sizes=(8,), engine="vmap", steps=5), BOTH, ANY),
-    ("prototypical", lambda: Prototypical(embedding_size=4, steps=5), BOTH, ("binary", "implicit")),
+    ("maml_item", lambda: MAML(hidden_sizes=(8,), scorer="mlp_item", steps=5), BOTH, ANY),
+    ("maml_cosine", lambda: MAML(scorer="cosine", embedding_size=4, steps=5), BOTH, ANY),
+    ("maml_dot", lambda: MAML(scorer="dot", embedding_size=4, steps=5), BOTH, ANY),
+    ("maml_bilinear", lambda: MAML(scorer="bilinear", steps=5), BOTH, ANY),
+    ("maml_fusion", lambda: MAML(hidden_sizes=(8,), scorer="fusion_fixed", steps=5), BOTH, ANY),
     (
-        "prototypical_no_projection",
-        lambda: Prototypical(projection="none"),
+        "maml_fusion_attention",
+        lambda: MAML(hidden_sizes=(8,), scorer="fusion_attention", steps=5),
         BOTH,
-        ("binary", "implicit"),
+        ANY,
+    ),
+    ("maml_both", lambda: MAML(hidden_sizes=(8,), representation="both", steps=5), BOTH, ANY),
+    (
+        "maml_collaborative",
+        lambda: MAML(hidden_sizes=(8,), representation="collaborative", steps=5),
+        BOTH,
+        ANY,
+    ),
+    ("maml_vmap", lambda: MAML(hidden_sizes=(8,), engine="vmap", steps=5), BOTH, ANY),
+    ("fomaml", lambda: MAML(hidden_sizes=(8,), first_order=True, steps=5), BOTH, ANY),
+    ("anil", lambda: ANIL(hidden_sizes=(8, 4), steps=5), BOTH, ANY),
+    ("anil_cosine", lambda: ANIL(scorer="cosine", embedding_size=4, steps=5), BOTH, ANY),
+    ("reptile", lambda: Reptile(hidden_sizes=(8, 4), steps=5), BOTH, ANY),
+    ("reptile_dot", lambda: Reptile(scorer="dot", embedding_size=4, steps=5), BOTH, ANY),
+    ("meta_sgd", lambda: MetaSGD(hidden_sizes=(8, 4), steps=5), BOTH, ANY),
+    ("meta_sgd_dot", lambda: MetaSGD(scorer="dot", embedding_size=4, steps=5), BOTH, ANY),
+    (
+        "maml_plus_plus",
+        lambda: MAMLPlusPlus(hidden_sizes=(8, 4), steps=5, first_order_steps=2),
+        BOTH,
+        ANY,
+    ),
+    (
+        "maml_plus_plus_fusion",
+        lambda: MAMLPlusPlus(hidden_sizes=(8,), scorer="fusion_learned", steps=5),
+        BOTH,
+        ANY,
+    ),
+    ("imaml", lambda: ImplicitMAML(hidden_sizes=(8, 4), steps=5), BOTH, ANY),
+    ("imaml_dot", lambda: ImplicitMAML(scorer="dot", embedding_size=4, steps=5), BOTH, ANY),
+    ("meta_embedding", lambda: MetaEmbedding(embedding_size=4, steps=5), BOTH, ANY),
+    ("mwuf", lambda: MWUF(hidden_sizes=(8,), embedding_size=4, steps=5), BOTH, ANY),
+    ("dropoutnet", lambda: DropoutNet(embedding_size=4, steps=5), BOTH, ANY),
+    ("dropoutnet_labels", lambda: DropoutNet(target="labels", steps=5), BOTH, ANY),
+    ("cvar", lambda: CVAR(hidden_sizes=(8,), embedding_size=4, steps=5), BOTH, ANY),
+    ("gar", lambda: GAR(hidden_sizes=(8,), embedding_size=4, steps=5), BOTH, ANY),
+    ("melu", lambda: MeLU(hidden_sizes=(8, 4), embedding_size=3, steps=5), ("user",), ANY),
+    ("prototypical", lambda: Prototypical(embedding_size=4, steps=5), BOTH, ANY),
+    (
+        "prototypical_multiple",
+        lambda: Prototypical(embedding_size=4, prototypes=3, steps=5),
+        BOTH,
+        ANY,
+    ),
+    (
+        "prototypical_both",
+        lambda: Prototypical(embedding_size=4, representation="both", steps=5),
+        BOTH,
+        ANY,
+    ),
+    ("prototypical_no_projection", lambda: Prototypical(projection="none"), BOTH, ANY),
+    ("matching", lambda: Matching(embedding_size=4, hidden_sizes=(8,), steps=5), BOTH, ANY),
+    ("r2d2", lambda: R2D2(embedding_size=4, hidden_sizes=(8,), steps=5), BOTH, ANY),
+    (
+        "r2d2_collaborative",
+        lambda: R2D2(embedding_size=4, representation="collaborative", steps=5),
+        BOTH,
+        ANY,
+    ),
+    (
+        "cnp",
+        lambda: ConditionalNeuralProcess(embedding_size=4, hidden_sizes=(8,), steps=5),
+        BOTH,
+        ANY,
+    ),
+    (
+        "cnp_both",
+        lambda: ConditionalNeuralProcess(
+            embedding_size=4, hidden_sizes=(8,), representation="both", steps=5
+        ),
+        BOTH,
+        ANY,
+    ),
+    ("tanp", lambda: TaNP(embedding_size=4, hidden_sizes=(8, 4), steps=5), BOTH, ANY),
+    (
+        "tanp_film",
+        lambda: TaNP(embedding_size=4, hidden_sizes=(8,), modulation="film", steps=5),
+        BOTH,
+        ANY,
+    ),
+    ("protocf", lambda: ProtoCF(embedding_size=4, groups=3, steps=5), ("item",), ANY),
+    (
+        "protocf_dot",
+        lambda: ProtoCF(embedding_size=4, similarity="dot", representation="both", steps=5),
+        ("item",),
+        ANY,
     ),
 ]
 
@@ -132,7 +239,20 @@ def make_training(kind: TaskKind, feedback: Feedback, seed: int = 0) -> Training
         features=features,
         sampler=sampler,
         seed=seed,
+        attributes=make_attributes(data.n_items),
     )
+
+
+def make_attributes(n_items: int) -> Attributes:
+    """A genre or two of four, or none, and one of three decades."""
+    items = np.arange(n_items)
+    values = np.zeros((n_items, 7), np.float32)
+    values[items, items % 4] = 1
+    values[items[::3], 3] = 1
+    values[0, :4] = 0
+    values[items, 4 + items % 3] = 1
+    names = tuple(f"value{number}" for number in range(7))
+    return Attributes(("genres", "decade"), values, np.array([0, 4, 7]), names, 0)
 
 
 def make_support(training: Training, k_shot: int = K_SHOT) -> Support:
@@ -311,6 +431,23 @@ def test_without_shots_all_users_are_scored_alike(
 
 
 @every_learner
+def test_without_shots_nothing_adapts_and_with_shots_it_does(
+    make: Make, kind: TaskKind, feedback: Feedback
+) -> None:
+    learner, meta, training = fitted(make, kind, feedback)
+    if not isinstance(learner, Adapting) or learner.adaptation is None:
+        pytest.skip("there is no adaptation that could be switched off")
+    support, off = make_support(training), learner.without_adaptation()
+    unadapted = score(off, meta, support, everything(training))
+    empty = score(learner, meta, support.first(0), everything(training))
+    assert empty == pytest.approx(score(off, meta, support.first(0), everything(training)))
+    adapted = score(learner, meta, support, everything(training))
+    # the first task has no shot
+    assert adapted[0] == pytest.approx(unadapted[0], rel=1e-5, abs=1e-5)
+    assert (np.abs(adapted[1:] - unadapted[1:]).max(1) > 1e-4).any()
+
+
+@every_learner
 def test_fitting_twice_gives_the_same_bits(make: Make, kind: TaskKind, feedback: Feedback) -> None:
     _, meta, _ = fitted(make, kind, feedback)
     assert bits(make().fit(make_training(kind, feedback))) == bits(meta)
@@ -337,7 +474,8 @@ def test_features_that_are_needed_and_missing_are_an_error(make: Make) -> None:
     from dataclasses import replace
 
     learner = make()
-    training = replace(make_training("user", "binary"), features=None)
+    kind: TaskKind = "user" if "user" in learner.serves else "item"
+    training = replace(make_training(kind, "binary"), features=None)
     if learner.needs_features:
         with pytest.raises(LearnerError, match="features"):
             learner.fit(training)

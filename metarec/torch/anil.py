@@ -1,0 +1,115 @@
+"""ANIL: meta-learned features, of which only the last layer adapts."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from metarec.inputs import Representation
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.torch import episodic
+from metarec.torch.episodic import Adaptation, Adapted, OuterLoss
+from metarec.torch.inner_loop import Engine, InnerLoop
+from metarec.torch.scorer import ScorerName, build_scorer
+from metarec.torch.training import OuterLoop, choose_device
+
+
+class ANIL:
+    """Almost no inner loop (Raghu, Raghu, Bengio & Vinyals 2020, section 4) on a scorer.
+
+    MAML of which only the head adapts, in training and at test: the last layer of an MLP, and what
+    `Scorer.last` names of the other scorers. All else is what it is for every task, and learns in
+    the outer loop alone. Serves user and item tasks. At K=0 nothing adapts.
+
+    Args:
+        inner_steps: gradient steps on the support set.
+        inner_learning_rate: of the inner loop.
+        first_order: leave the second derivatives out.
+        engine: `gram`, `vmap`, `learn2learn`, or `auto`; see `metarec.torch.maml.MAML`.
+        scorer: see `metarec.torch.scorer.build_scorer`.
+        representation: what is seen of a candidate: `text`, `collaborative` factors, or `both`.
+        hidden_sizes: of the scorer.
+        embedding_size: of the projections of the scorers cosine and dot.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
+            or `auto`: softmax, but pointwise for ratings.
+        steps: outer steps, at the most.
+        learning_rate: of the outer loop.
+        weight_decay: of the outer loop.
+        validate_every: outer steps between two looks at meta-validation.
+        patience: looks without improvement before stopping.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+
+    serves: ClassVar[frozenset[str]] = frozenset({"user", "item"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"rating", "binary", "implicit"})
+    needs_features: ClassVar[bool] = True
+    trained: ClassVar[bool] = True
+    adaptation: ClassVar[str | None] = "inner_steps"
+
+    def __init__(
+        self,
+        inner_steps: int = 5,
+        inner_learning_rate: float = 0.1,
+        first_order: bool = False,
+        engine: Engine = "auto",
+        scorer: ScorerName = "mlp",
+        representation: Representation = "text",
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        embedding_size: int = 64,
+        outer_loss: OuterLoss = "auto",
+        steps: int = 1000,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1.0,
+        validate_every: int = 100,
+        patience: int = 5,
+        device: str = "auto",
+    ) -> None:
+        chosen = build_scorer(scorer, tuple(hidden_sizes), embedding_size)
+        self.method = Adaptation(
+            chosen,
+            InnerLoop(inner_steps, inner_learning_rate, first_order, engine),
+            names=chosen.last,
+        )
+        self.representation: Representation = representation
+        self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
+        self.outer_loss: OuterLoss = outer_loss
+        self.device = choose_device(device)
+        self._side: Training | None = None
+
+    def predicts(self, feedback: Feedback) -> Predicts:
+        """Ratings, or logits (only an order after softmax training)."""
+        return episodic.predicts(feedback, self.outer_loss)
+
+    def fit(self, training: Training) -> MetaParameters:
+        """Meta-trains; returns the meta-parameters that were best on meta-validation."""
+        self._side = training
+        return episodic.fit(
+            training, self.method, self.representation, self.outer, self.outer_loss, self.device,
+            "ANIL",
+        )  # fmt: skip
+
+    def restore(self, training: Training) -> None:
+        """Gives the side information (features, feedback) to a learner that was not fitted here."""
+        self._side = training
+
+    def without_adaptation(self) -> ANIL:
+        """The same learner with 0 inner steps: what adaptation is measured against."""
+        twin = copy.copy(self)
+        twin.method = self.method.off()
+        return twin
+
+    def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
+        """Gradient steps of the last layer on each task's support set."""
+        return episodic.adapt(
+            episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
+            meta_parameters, support, self.method, self.device,
+        )  # fmt: skip
+
+    def score(
+        self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]
+    ) -> Float32[np.ndarray, "tasks c"]:
+        """[T, C] scores of the candidates by each task's fast weights."""
+        return episodic.score(fast_weights, candidates)

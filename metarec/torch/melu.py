@@ -1,0 +1,225 @@
+"""MeLU: embeddings of item attributes, and decision layers that adapt to each user."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int32
+from torch import Tensor
+
+from metarec.attributes import Attributes
+from metarec.errors import LearnerError
+from metarec.features import Features
+from metarec.inputs import Inputs, initial_layers
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, check_served
+from metarec.torch import episodic
+from metarec.torch.episodic import Adaptation, Adapted, OuterLoss
+from metarec.torch.inner_loop import Engine, InnerLoop
+from metarec.torch.scorer import Parameters, last_layer, linear, upper
+from metarec.torch.training import OuterLoop, choose_device
+
+
+class MeLU:
+    """MeLU (Lee, Im, Jang, Cho & Chung 2019, sections 3.1 and 3.2) on attributes of items.
+
+    Each categorical attribute of an item is embedded, the embeddings stand side by side, and
+    decision layers with ReLU score them. The inner loop adapts the decision layers alone; the outer
+    loop learns all (algorithm 1), second order as in MAML.
+
+    Serves user tasks only: its candidates are items with attributes. The paper embeds attributes of
+    the user beside those of the item; here what is known of a user is the support set and nothing
+    else, so there are none, and adaptation alone can tell users apart. The loss follows the
+    feedback, as for MAML; the paper predicts ratings by squared error. The outer optimiser is
+    AdamW. It needs attributes (`Training.attributes`) and no text features. At K=0 nothing adapts.
+
+    Args:
+        inner_steps: gradient steps on the support set.
+        inner_learning_rate: of the inner loop.
+        first_order: leave the second derivatives out.
+        engine: `gram`, `vmap`, `learn2learn`, or `auto`; see `metarec.torch.maml.MAML`.
+        hidden_sizes: of the decision layers.
+        embedding_size: of the embedding of each attribute.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
+            or `auto`: softmax, but pointwise for ratings.
+        steps: outer steps, at the most.
+        learning_rate: of the outer loop.
+        weight_decay: of the outer loop.
+        validate_every: outer steps between two looks at meta-validation.
+        patience: looks without improvement before stopping.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+
+    serves: ClassVar[frozenset[str]] = frozenset({"user"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"rating", "binary", "implicit"})
+    needs_features: ClassVar[bool] = False
+    trained: ClassVar[bool] = True
+    adaptation: ClassVar[str | None] = "inner_steps"
+
+    def __init__(
+        self,
+        inner_steps: int = 5,
+        inner_learning_rate: float = 0.03,
+        first_order: bool = False,
+        engine: Engine = "auto",
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        embedding_size: int = 32,
+        outer_loss: OuterLoss = "auto",
+        steps: int = 1000,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 1.0,
+        validate_every: int = 100,
+        patience: int = 5,
+        device: str = "auto",
+    ) -> None:
+        self.hidden_sizes = tuple(hidden_sizes)
+        self.embedding_size = embedding_size
+        self.inner = InnerLoop(inner_steps, inner_learning_rate, first_order, engine)
+        self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
+        self.outer_loss: OuterLoss = outer_loss
+        self.device = choose_device(device)
+        self._features: Features | None = None
+        self._feedback: Feedback = "binary"
+        self._method: Adaptation | None = None
+
+    def predicts(self, feedback: Feedback) -> Predicts:
+        """Ratings, or logits (only an order after softmax training)."""
+        return episodic.predicts(feedback, self.outer_loss)
+
+    def fit(self, training: Training) -> MetaParameters:
+        """Meta-trains; returns the meta-parameters that were best on meta-validation.
+
+        Raises:
+            LearnerError: if the items have no attributes, or the tasks are not users.
+        """
+        self.restore(training)
+        side, method = self._known()
+        label = [training.labels.mean(), max(float(training.labels.std()), 1e-6)]
+        # means of 0 and scales of 1: what the scorer sees are the attributes themselves
+        inputs = Inputs(
+            side,
+            training.feedback,
+            {
+                "inputs.label": np.array(label, np.float32),
+                "inputs.mean": np.zeros(side.size, np.float32),
+                "inputs.scale": np.ones(side.size, np.float32),
+            },
+        )
+        return episodic.fit(
+            training, method, "text", self.outer, self.outer_loss, self.device, "MeLU",
+            inputs=inputs,
+        )  # fmt: skip
+
+    def restore(self, training: Training) -> None:
+        """Gives the side information (attributes) to a learner that was not fitted here.
+
+        Raises:
+            LearnerError: if the items have no attributes, or the tasks are not users.
+        """
+        check_served(self, training.kind, training.feedback)
+        if training.attributes is None:
+            raise LearnerError(
+                "MeLU needs categorical attributes of the items (Training.attributes), such as "
+                "genres or years, and there are none: see metarec.attributes.build_attributes"
+            )
+        offsets = tuple(training.attributes.offsets.tolist())
+        scorer = AttributeMLP(offsets, self.embedding_size, self.hidden_sizes)
+        self._method = Adaptation(scorer, self.inner, names=decision_layers)
+        self._features, self._feedback = features_of(training.attributes), training.feedback
+
+    def without_adaptation(self) -> MeLU:
+        """The same learner with 0 inner steps: what adaptation is measured against."""
+        twin = copy.copy(self)
+        twin.inner = replace(self.inner, steps=0)
+        twin._method = None if self._method is None else self._method.off()
+        return twin
+
+    def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
+        """Gradient steps of the decision layers on each task's support set."""
+        side, method = self._known()
+        inputs = Inputs.restore(side, self._feedback, meta_parameters)
+        return episodic.adapt(inputs, meta_parameters, support, method, self.device)
+
+    def score(
+        self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]
+    ) -> Float32[np.ndarray, "tasks c"]:
+        """[T, C] scores of the candidates by each task's fast weights."""
+        return episodic.score(fast_weights, candidates)
+
+    def _known(self) -> tuple[Features, Adaptation]:
+        if self._features is None or self._method is None:
+            raise LearnerError(
+                "MeLU knows no attributes yet: call fit first, or learner.restore(training) before "
+                "adapting with saved meta-parameters"
+            )
+        return self._features, self._method
+
+
+@dataclass(frozen=True)
+class AttributeMLP:
+    """Embeddings of categorical attributes side by side, and an MLP with ReLU on them.
+
+    The embedding of an attribute is the mean of those of the values that the item has; 0 where it
+    has none.
+
+    Args:
+        offsets: where the values of each attribute start in the input, and the end of the last.
+        embedding_size: S, of each attribute's embedding.
+        hidden_sizes: width of each hidden layer.
+    """
+
+    offsets: tuple[int, ...]
+    embedding_size: int = 32
+    hidden_sizes: tuple[int, ...] = (64, 64)
+    dual: ClassVar[bool] = True
+    context: ClassVar[bool] = False
+
+    def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Draws `embedding` [A, S] from a standard normal, and the layers of the MLP."""
+        columns = len(self.offsets) - 1
+        embedding = rng.standard_normal((self.offsets[-1], self.embedding_size))
+        sizes = (columns * self.embedding_size, *self.hidden_sizes, 1)
+        return {"embedding": embedding.astype(np.float32), **initial_layers(sizes, rng)}
+
+    def assemble(self, vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
+        """[..., A] the attributes alone."""
+        return vectors
+
+    def embed(self, parameters: Parameters, inputs: Tensor) -> Tensor:
+        """[..., columns S] the embeddings of the attributes side by side."""
+        widths = [end - start for start, end in zip(self.offsets, self.offsets[1:], strict=False)]
+        tables = parameters["embedding"].split(widths, dim=-2)
+        columns = inputs.split(widths, dim=-1)
+        return torch.cat([x @ table for x, table in zip(columns, tables, strict=True)], dim=-1)
+
+    def forward(self, parameters: Parameters, inputs: Tensor) -> Tensor:
+        """[..., N] scores of [..., N, A] inputs."""
+        return upper(parameters, linear(parameters, 0, self.embed(parameters, inputs)))
+
+    def score_catalogue(
+        self, parameters: Parameters, context: Tensor, vectors: Tensor, extra: Tensor
+    ) -> Tensor:
+        """[T, N] scores; the catalogue is embedded once where the embeddings are shared."""
+        hidden = linear(parameters, 0, self.embed(parameters, vectors))
+        return upper(parameters, hidden.expand(len(context), *hidden.shape[-2:]))
+
+    def last(self, parameters: Parameters) -> frozenset[str]:
+        """Weight and bias of the last layer."""
+        return last_layer(parameters)
+
+
+def decision_layers(weights: Mapping[str, Tensor]) -> frozenset[str]:
+    """The weights that adapt: all but the embeddings."""
+    return frozenset(name for name in weights if name.startswith("layer"))
+
+
+def features_of(attributes: Attributes) -> Features:
+    """The attributes of each item, those of a column summing to 1, as features of candidates."""
+    values = attributes.values.copy()
+    for start, end in zip(attributes.offsets, attributes.offsets[1:], strict=False):
+        values[:, start:end] /= np.maximum(values[:, start:end].sum(1, keepdims=True), 1)
+    return Features(values)

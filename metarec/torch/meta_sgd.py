@@ -1,0 +1,135 @@
+"""Meta-SGD: the learning rate of every weight is meta-learned with the weight."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from jaxtyping import Float32, Int32
+
+from metarec.inputs import Representation
+from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.torch import episodic
+from metarec.torch.episodic import Adaptation, Adapted, OuterLoss
+from metarec.torch.inner_loop import Engine, InnerLoop, Rates
+from metarec.torch.scorer import Parameters, ScorerName, build_scorer
+from metarec.torch.training import RATE, OuterLoop, choose_device
+
+
+class MetaSGD:
+    """Meta-SGD (Li, Zhou, Chen & Li 2017, equations 2 and 3) on a scorer.
+
+    MAML with a learning rate for each single weight, learned in the outer loop beside the weights:
+    `theta' = theta - alpha * grad`, elementwise. The rates start at `inner_learning_rate`, are not
+    decayed, and may become negative, as in the paper. The paper takes one step; with several, the
+    rates are the same in each. The paper draws the first rates at random. Serves user and item
+    tasks. At K=0 nothing adapts.
+
+    Rates that differ within a layer rule the engine `gram` out.
+
+    Args:
+        inner_steps: gradient steps on the support set.
+        inner_learning_rate: what every rate starts from.
+        first_order: leave the second derivatives out.
+        engine: `vmap`, `learn2learn`, or `auto` for the fastest; see `metarec.torch.maml.MAML`.
+        scorer: see `metarec.torch.scorer.build_scorer`.
+        representation: what is seen of a candidate: `text`, `collaborative` factors, or `both`.
+        hidden_sizes: of the scorer.
+        embedding_size: of the projections of the scorers cosine and dot.
+        outer_loss: `pointwise` (cross-entropy or squared error), `softmax` over a task's queries,
+            or `auto`: softmax, but pointwise for ratings.
+        steps: outer steps, at the most.
+        learning_rate: of the outer loop.
+        weight_decay: of the outer loop.
+        validate_every: outer steps between two looks at meta-validation.
+        patience: looks without improvement before stopping.
+        device: `auto`, `cpu`, `cuda`, …
+    """
+
+    serves: ClassVar[frozenset[str]] = frozenset({"user", "item"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"rating", "binary", "implicit"})
+    needs_features: ClassVar[bool] = True
+    trained: ClassVar[bool] = True
+    adaptation: ClassVar[str | None] = "inner_steps"
+
+    def __init__(
+        self,
+        inner_steps: int = 1,
+        inner_learning_rate: float = 0.03,
+        first_order: bool = False,
+        engine: Engine = "auto",
+        scorer: ScorerName = "mlp",
+        representation: Representation = "text",
+        hidden_sizes: tuple[int, ...] = (64, 64),
+        embedding_size: int = 64,
+        outer_loss: OuterLoss = "auto",
+        steps: int = 1000,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 3.0,
+        validate_every: int = 100,
+        patience: int = 5,
+        device: str = "auto",
+    ) -> None:
+        self.inner_learning_rate = inner_learning_rate
+        self.method = Adaptation(
+            build_scorer(scorer, tuple(hidden_sizes), embedding_size),
+            InnerLoop(inner_steps, inner_learning_rate, first_order, engine),
+            rates=elementwise,
+        )
+        self.representation: Representation = representation
+        self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
+        self.outer_loss: OuterLoss = outer_loss
+        self.device = choose_device(device)
+        self._side: Training | None = None
+
+    def predicts(self, feedback: Feedback) -> Predicts:
+        """Ratings, or logits (only an order after softmax training)."""
+        return episodic.predicts(feedback, self.outer_loss)
+
+    def fit(self, training: Training) -> MetaParameters:
+        """Meta-trains; returns the meta-parameters that were best on meta-validation."""
+        self._side = training
+        return episodic.fit(
+            training, self.method, self.representation, self.outer, self.outer_loss, self.device,
+            "Meta-SGD",
+            initial_rates=lambda weights: initial_rates(weights, self.inner_learning_rate),
+        )  # fmt: skip
+
+    def restore(self, training: Training) -> None:
+        """Gives the side information (features, feedback) to a learner that was not fitted here."""
+        self._side = training
+
+    def without_adaptation(self) -> MetaSGD:
+        """The same learner with 0 inner steps: what adaptation is measured against."""
+        twin = copy.copy(self)
+        twin.method = self.method.off()
+        return twin
+
+    def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
+        """Gradient steps at the learned rates on each task's support set."""
+        return episodic.adapt(
+            episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
+            meta_parameters, support, self.method, self.device,
+        )  # fmt: skip
+
+    def score(
+        self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]
+    ) -> Float32[np.ndarray, "tasks c"]:
+        """[T, C] scores of the candidates by each task's fast weights."""
+        return episodic.score(fast_weights, candidates)
+
+
+def initial_rates(weights: Mapping[str, np.ndarray], rate: float) -> dict[str, np.ndarray]:
+    """`rate.<weight>` of the shape of each weight, all the same."""
+    return {RATE + name: np.full_like(value, rate) for name, value in weights.items()}
+
+
+def elementwise(parameters: Parameters) -> Rates:
+    """[1, *shape] rates of each weight, for every step."""
+    return {
+        name.removeprefix(RATE): value.unsqueeze(0)
+        for name, value in parameters.items()
+        if name.startswith(RATE)
+    }
