@@ -45,6 +45,7 @@ class Catalogue:
             for layer in range(first + 1, depth(parameters))
         )
 
+    @torch.no_grad()
     def scores(self, support: Tensor | None, state: DualWeights | None, tasks: int = 1) -> Tensor:
         """Scores of the catalogue for T tasks.
 
@@ -59,18 +60,24 @@ class Catalogue:
         if state is None or support is None:
             return self._upper(self.before, self.above).expand(tasks, -1)
         tasks = len(state.output)
-        # all tasks' shots side by side: one product with the catalogue
-        columns = support.flatten(0, 1).T.contiguous()
+        # all tasks' shots one under the other: one product with the catalogue, in the order of
+        # sides in which a library is not slowed down by few columns
+        shots = support.flatten(0, 1)
         above = list(zip(state.weights, state.biases, strict=True))
         scores = self.before.new_empty(tasks, len(self.before))
+        widths = (self.before.shape[1], *(weight.shape[-1] for weight in state.weights))
+        # written over and over: fresh memory costs more than the products in it
+        spaces = [self.before.new_empty(min(ROWS, len(self.before)), width) for width in widths]
         for at in range(0, len(self.before), ROWS):
-            rows = slice(at, at + ROWS)
-            gram = torch.addmm(columns.new_ones(1), self.features[rows], columns)
-            gram = gram.unflatten(1, support.shape[:2])
+            before = self.before[at : at + ROWS]
+            gram = (shots @ self.features[at : at + ROWS].T).add_(1)
+            gram = gram.unflatten(0, support.shape[:2])
             for task in range(tasks):
-                hidden = torch.addmm(self.before[rows], gram[:, task], state.output[task], alpha=-1)
-                layers = tuple((weight[task], bias[task]) for weight, bias in above)
-                scores[task, rows] = self._upper(hidden, layers)
+                first, *others = (space[: len(before)] for space in spaces)
+                values = torch.addmm(before, gram[task].T, state.output[task], alpha=-1, out=first)
+                for (weight, bias), space in zip(above, others, strict=True):
+                    values = torch.addmm(bias[task], values.relu_(), weight[task], out=space)
+                scores[task, at : at + ROWS] = values.squeeze(-1)
         return scores
 
     @staticmethod

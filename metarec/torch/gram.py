@@ -104,8 +104,9 @@ class _Forward:
         A += rate_0 d_0,  W_l -= rate_l h_l' d_l,  b_l -= rate_l sum_k d_l
     """
 
-    def __init__(self, above: int, logistic: bool, every_step: bool) -> None:
+    def __init__(self, above: int, logistic: bool, in_place: bool, every_step: bool) -> None:
         self.above, self.logistic, self.every_step = above, logistic, every_step
+        self.in_place = in_place and not every_step
         self.saved: list[tuple[Any, ...]] = []
 
     def run(
@@ -128,11 +129,9 @@ class _Forward:
             before = preactivation
             if output is not None:
                 before = torch.baddbmm(preactivation, gram, output, alpha=-1)
-            inputs, active = [], []
+            inputs = []
             for layer in range(self.above):
                 inputs.append(torch.relu(before))
-                # 1 where the unit is active: relu's values are never below 0
-                active.append(torch.sign(inputs[-1]))
                 before = _linear(inputs[-1], fast[layer], bias[layer])
             slope = share
             if self.logistic:
@@ -142,21 +141,21 @@ class _Forward:
             delta = (before - labels) * share
             deltas = [delta]
             for layer in range(self.above - 1, -1, -1):
-                deltas.append((deltas[-1] @ fast[layer].mT) * active[layer])
+                deltas.append(_masked(_through(deltas[-1], fast[layer]), inputs[layer]))
             deltas.reverse()
-            self.saved.append((output, inputs, active, deltas, slope, fast))
+            self.saved.append((output, inputs, deltas, slope, fast))
             output = rate[0] * deltas[0] if output is None else output + rate[0] * deltas[0]
             stepped = []
             for layer in range(self.above):
                 size = rate[layer + 1]
-                start = fast[layer] if fast[layer].dim() == 3 else fast[layer].unsqueeze(0)
                 stepped.append(
-                    torch.baddbmm(start, inputs[layer].mT, deltas[layer + 1], alpha=-size)
+                    _add_outer(fast[layer], inputs[layer], deltas[layer + 1], -size, self.in_place)
                 )
                 bias[layer] = bias[layer] - size * deltas[layer + 1].sum(1)
             fast = stepped
             if self.every_step or step + 1 == len(rates):
-                states += [output, *fast, *bias]
+                # aliases: what becomes an output and is kept here too would keep itself alive
+                states += [value.detach() for value in (output, *fast, *bias)]
         return states
 
 
@@ -177,7 +176,8 @@ class _Steps(torch.autograd.Function):
         *shared: Tensor,
     ) -> tuple[Tensor, ...]:
         above = len(shared) // 2
-        ctx.forward_pass = _Forward(above, logistic, every_step)
+        # the way back in first order needs no weights
+        ctx.forward_pass = _Forward(above, logistic, first_order, every_step)
         ctx.gram, ctx.rates, ctx.first_order = gram, rates, first_order
         states = ctx.forward_pass.run(
             preactivation, gram, labels, mask, rates, shared[:above], shared[above:]
@@ -201,38 +201,34 @@ class _Steps(torch.autograd.Function):
                 output_bar += given[0]
                 for bar, more in zip((*weight_bars, *bias_bars), given[1:], strict=True):
                     bar += more
-            output, inputs, active, deltas, slope, fast = saved[step]
+            output, inputs, deltas, slope, fast = saved[step]
             rate = ctx.rates[step].tolist()
             if rates_bar is not None:
                 rates_bar[step, 0] = (deltas[0] * output_bar).sum()
             if ctx.first_order:
                 if rates_bar is not None:
                     for layer in range(above):
-                        moved = torch.baddbmm(
-                            bias_bars[layer].unsqueeze(1), inputs[layer], weight_bars[layer]
-                        )
+                        moved = affine(inputs[layer], weight_bars[layer], bias_bars[layer])
                         rates_bar[step, layer + 1] = -(deltas[layer + 1] * moved).sum()
                 continue
             # from the updates to the gradients d_l that made them, going up
             delta_bar = rate[0] * output_bar
             backs = []
             for layer in range(above):
-                backs.append(delta_bar * active[layer])
-                moved = torch.baddbmm(
-                    bias_bars[layer].unsqueeze(1), inputs[layer], weight_bars[layer]
-                )
+                backs.append(_masked(delta_bar, inputs[layer]))
+                moved = affine(inputs[layer], weight_bars[layer], bias_bars[layer])
                 if rates_bar is not None:
                     rates_bar[step, layer + 1] = -(deltas[layer + 1] * moved).sum()
                 delta_bar = _add_product(moved, -rate[layer + 1], backs[layer], fast[layer])
             # through the loss, then to the layers' inputs h_l, going down
             value_bar = delta_bar * slope
             for layer in range(above - 1, -1, -1):
-                moved = deltas[layer + 1] @ weight_bars[layer].mT
+                moved = _through(deltas[layer + 1], weight_bars[layer])
                 input_bar = _add_product(moved, -rate[layer + 1], value_bar, fast[layer].mT)
-                weight_bars[layer].baddbmm_(backs[layer].mT, deltas[layer + 1])
-                weight_bars[layer].baddbmm_(inputs[layer].mT, value_bar)
+                _add_outer(weight_bars[layer], backs[layer], deltas[layer + 1], 1.0, True)
+                _add_outer(weight_bars[layer], inputs[layer], value_bar, 1.0, True)
                 bias_bars[layer] += value_bar.sum(1)
-                value_bar = input_bar * active[layer]
+                value_bar = _masked(input_bar, inputs[layer])
             preactivation_bar += value_bar
             if output is not None:
                 output_bar.baddbmm_(gram.mT, value_bar, alpha=-1)
@@ -244,12 +240,55 @@ class _Steps(torch.autograd.Function):
         )  # fmt: skip
 
 
+def affine(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """`values W + b` for each task: [T, N, in], [T, in, out], [T, out].
+
+    With one output the transposed product: libraries are several times slower with a single column
+    than with a single row.
+    """
+    if weight.shape[-1] == 1:
+        return torch.baddbmm(bias.unsqueeze(1), weight.mT, values.mT).mT
+    return torch.baddbmm(bias.unsqueeze(1), values, weight)
+
+
 def _linear(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`values W + b`, with weights that are shared or of each task."""
     if weight.dim() == 2:
         flat = torch.addmm(bias, values.flatten(0, 1), weight)
         return flat.unflatten(0, values.shape[:2])
-    return torch.baddbmm(bias.unsqueeze(1), values, weight)
+    return affine(values, weight, bias)
+
+
+def _masked(values: Tensor, activity: Tensor) -> Tensor:
+    """The values where a relu's output is above 0, else 0: the gradient through the relu."""
+    found: Tensor = torch.ops.aten.threshold_backward(values, activity, 0)
+    return found
+
+
+def _through(delta: Tensor, weight: Tensor) -> Tensor:
+    """`d W'`, with weights that are shared or of each task."""
+    return delta * weight.mT if weight.shape[-1] == 1 else delta @ weight.mT
+
+
+def _add_outer(start: Tensor, left: Tensor, right: Tensor, scale: float, in_place: bool) -> Tensor:
+    """`start + scale * left' right` for each task; see `affine` for what is transposed.
+
+    Args:
+        start: [T, in, out], or [in, out], which is never changed.
+        left: [T, K, in].
+        right: [T, K, out].
+        scale: of the product.
+        in_place: whether `start` may be changed.
+    """
+    turned = right.shape[-1] == 1
+    left, right = (right, left) if turned else (left, right)
+    target = start.mT if turned else start
+    if in_place and start.dim() == 3:
+        target.baddbmm_(left.mT, right, alpha=scale)
+        return start
+    target = target if start.dim() == 3 else target.unsqueeze(0)
+    found = torch.baddbmm(target, left.mT, right, alpha=scale)
+    return found.mT if turned else found
 
 
 def _add_product(values: Tensor, scale: float, left: Tensor, right: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.torch.gram import DualWeights, dual_steps
+from metarec.torch.gram import BLOCK, DualWeights, affine, dual_steps
 from metarec.torch.scorer import Parameters, Scorer, depth, linear
 
 Engine = Literal["auto", "gram", "vmap", "learn2learn"]
@@ -297,23 +297,32 @@ def _query_scores_gram(
     names: frozenset[str] | None,
     every_step: bool,
 ) -> Tensor:
-    shots = episodes.support.shape[1]
     first = first_layer(parameters, names)
-    rows = torch.cat([episodes.support, episodes.query], dim=1)
-    features = _frozen(parameters, first, scorer.embed(parameters, rows))
-    support = features[:, :shots].detach() if inner.first_order else features[:, :shots]
-    gram, before = gram_of(features, support), linear(parameters, first, features)
-    states = _dual_states(
-        parameters, first, before[:, :shots], gram[:, :shots],
-        episodes.support_labels, episodes.support_mask, loss, inner, rates, every_step,
-    )  # fmt: skip
-    scored = []
-    for state in states:
-        values = torch.baddbmm(before[:, shots:], gram[:, shots:], state.output, alpha=-1)
-        for weight, bias in zip(state.weights, state.biases, strict=True):
-            values = torch.baddbmm(bias.unsqueeze(1), torch.relu(values), weight)
-        scored.append(values.squeeze(-1))
-    return torch.stack(scored) if every_step else scored[0]
+    # in first order nothing flows back through the shots
+    fixed = (
+        {name: value.detach() for name, value in parameters.items()}
+        if inner.first_order
+        else parameters
+    )
+    blocks = []
+    for block in zip(*(values.split(BLOCK) for values in episodes), strict=True):
+        support, labels, mask, query = block[:4]
+        shots = _frozen(fixed, first, scorer.embed(fixed, support))
+        states = _dual_states(
+            parameters, first, linear(fixed, first, shots), gram_of(shots, shots),
+            labels, mask, loss, inner, rates, every_step,
+        )  # fmt: skip
+        features = _frozen(parameters, first, scorer.embed(parameters, query))
+        before, gram = linear(parameters, first, features), gram_of(features, shots)
+        scored = []
+        for state in states:
+            values = torch.baddbmm(before, gram, state.output, alpha=-1)
+            for weight, bias in zip(state.weights, state.biases, strict=True):
+                values = affine(torch.relu(values), weight, bias)
+            scored.append(values.squeeze(-1))
+        blocks.append(torch.stack(scored))
+    scores = torch.cat(blocks, dim=1)
+    return scores if every_step else scores[-1]
 
 
 def _dual_states(
