@@ -1,22 +1,26 @@
-"""Speed: episodes sampled a second on one core, and the MAML step beside learn2learn's.
+"""Speed: each piece of work beside its reference and its bound.
 
     python experiments/speed.py
+    python experiments/speed.py speed.device=cuda results=results/gpu
+    python experiments/speed.py 'speed.only=[catalogue]' speed.compile=false
 
-Medians over repeats, one after another in one process. Writes `<results>/speed.json`; settings:
-`configs/experiment/speed.yaml`.
+Contenders take turns in one process, after a warm-up; what counts is the median over the repeats,
+and ratios are between medians of the same run. Prints the speed table, all contenders, and the
+parity of the engines in float64. Settings: `configs/experiment/speed.yaml`.
+
+`<results>/speed.json` is a list of rows (`metarec.speed.rows.Row`), in the order of
+`metarec.speed.rows.TABLE`. `ratio` is the reference's time over the row's own. Where a row is a
+rate, `ratio` is that rate, tasks or episodes a second, and `milliseconds` those of one task or
+episode; `reference` is then a published figure, or null. What does not apply is null. All else that
+is known of the run is in `<results>/speed_details.json`.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import itertools
 import json
-import os
-import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,33 +28,45 @@ import hydra
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metarec.episodes import EpisodeSampler
-from metarec.errors import MetarecError
+from metarec.errors import ConfigError, MetarecError, TextError, did_you_mean
+from metarec.features import build_features
+from metarec.learner import Training
 from metarec.runs import RunConfig, environment
+from metarec.runs.fields import conformed
 from metarec.runs.overrides import lenient, with_choice
-from metarec.runs.prepare import prepare
+from metarec.runs.prepare import prepare, training_of
 from metarec.runs.resume import write_text
+from metarec.speed.rows import SAMPLING, TRAINING, reached
+from metarec.speed.session import Session
+from metarec.speed.settings import WORKS, SamplingWork, SpeedSettings, TrainingWork
+from metarec.speed.show import limits, table_of_contenders, table_of_parity, table_of_rows
+from metarec.speed.work import StepWork
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")
 def main(composed: DictConfig) -> None:
     values: Any = OmegaConf.to_container(composed, resolve=True)
-    results = Path(values.pop("results"))
-    values.pop("progress")
-    settings = values.pop("speed")
+    results, progress = Path(values.pop("results")), bool(values.pop("progress"))
     try:
+        settings = settings_of(values.pop("speed"))
         config = RunConfig.from_dict(values)
-        measured = {
-            "episode_sampling": sampling(
-                config, repeats=settings["repeats"], **settings["sampling"]
-            ),
-            "maml_step": maml_step(**settings["maml_step"]),
-        }
+        sampler = sampler_of(config, settings) if settings.measures(SAMPLING) else None
+        training, features = None, "nothing"
+        if settings.measures(TRAINING):
+            training, features = meta_train(config, settings, progress)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+        bar = Progress(*columns, TimeElapsedColumn(), console=console, disable=not progress)
+        session = Session(settings, tracker(bar, progress))
+        with bar:
+            session.measure(sampler, training)
     except MetarecError as error:
         sys.exit(f"error: {error}")
     about = {
@@ -59,154 +75,103 @@ def main(composed: DictConfig) -> None:
         "versions": environment.versions(),
         "code": environment.code_hash(),
         "commit": environment.commit(),
-        "settings": settings,
+        "features": features,
     }
-    write_text(results / "speed.json", json.dumps(measured | about, indent=1) + "\n")
-    rate = measured["episode_sampling"]["episodes_per_second"]
-    console.print(f"episode sampling: {rate:,.0f} episodes a second on one core")
-    for order, engines in measured["maml_step"].items():
-        for engine, milliseconds in engines.items():
-            shown = milliseconds if isinstance(milliseconds, str) else f"{milliseconds:.1f} ms"
-            console.print(f"MAML step, {order}, {engine}: {shown}")
-    console.print(f"wrote {results / 'speed.json'}")
+    rows = [asdict(row) for _, row in session.rows()]
+    write_text(results / "speed.json", json.dumps(rows, indent=1) + "\n")
+    details = json.dumps(about | session.details(), indent=1)
+    write_text(results / "speed_details.json", details + "\n")
+    show(session)
+    console.print(f"\nThe training is on {escape(features)}.")
+    console.print(f"wrote {results / 'speed.json'} and {results / 'speed_details.json'}")
 
 
-def sampling(
-    config: RunConfig, repeats: int, k_shot: int, query_size: int, task_batch: int, batches: int
-) -> dict[str, Any]:
-    """Episodes a second that the sampler draws from meta-train, on one core."""
-    sampler = EpisodeSampler(
+def settings_of(values: dict[str, Any]) -> SpeedSettings:
+    """The settings, each key and each value checked."""
+    parts = {"step": StepWork, "sampling": SamplingWork, "training": TrainingWork}
+    for name, kind in parts.items():
+        if isinstance(values.get(name), Mapping):
+            values[name] = kind(**conformed(values[name], kind, f"speed.{name}"))
+    settings = SpeedSettings(**conformed(values, SpeedSettings, "speed"))
+    for work in settings.only or ():
+        if work not in WORKS:
+            raise ConfigError(f"speed.only: {work!r}{did_you_mean(work, WORKS)}")
+    return settings
+
+
+def sampler_of(config: RunConfig, settings: SpeedSettings) -> EpisodeSampler:
+    """The sampler of the sampling row."""
+    episode = config.episode
+    return EpisodeSampler(
         prepare(config, needs_features=False).split,
-        task=config.episode.task,
-        k_shot=k_shot,
-        query_size=query_size,
-        task_batch=task_batch,
-        feedback=config.episode.feedback,
-        threshold=config.episode.threshold,
-        negatives=config.episode.negatives,
+        task=episode.task,
+        k_shot=settings.sampling.k_shot,
+        query_size=settings.sampling.query_size,
+        task_batch=settings.sampling.task_batch,
+        feedback=episode.feedback,
+        threshold=episode.threshold,
+        negatives=episode.negatives,
     )
 
-    def draw() -> None:
-        for step in range(batches):
-            sampler.batch(step)
 
-    with one_core():
-        seconds = timed(draw, repeats)
-    rates = [task_batch * batches / value for value in seconds]
-    return {"episodes_per_second": statistics.median(rates), "repeats": rates}
+def meta_train(config: RunConfig, settings: SpeedSettings, progress: bool) -> tuple[Training, str]:
+    """What `fit` gets in the training row, and what its features are.
 
-
-def maml_step(
-    tasks: int,
-    k_shot: int,
-    query_size: int,
-    feature_size: int,
-    hidden_sizes: list[int],
-    inner_steps: int,
-    repeats: int,
-) -> dict[str, dict[str, float | str]]:
-    """Milliseconds of one outer step (loss and meta-gradient) on frozen features, by engine."""
-    import torch
-
-    from metarec.torch import reference
-    from metarec.torch.inner_loop import Engine, Episodes, masked_mean, pointwise_loss, query_scores
-
-    rng = np.random.default_rng(0)
-
-    def normal(*shape: int) -> torch.Tensor:
-        return torch.from_numpy(rng.standard_normal(shape).astype(np.float32))
-
-    def labels(count: int) -> torch.Tensor:
-        return torch.from_numpy(rng.integers(0, 2, (tasks, count)).astype(np.float32))
-
-    episodes = Episodes(
-        support=normal(tasks, k_shot, feature_size),
-        support_labels=labels(k_shot),
-        support_mask=torch.ones(tasks, k_shot),
-        query=normal(tasks, query_size, feature_size),
-        query_labels=labels(query_size),
-        query_mask=torch.ones(tasks, query_size),
+    Where the texts cannot be encoded, random numbers take the place of their features.
+    """
+    step = settings.step
+    episode = replace(
+        config.episode,
+        k_shot=step.k_shot,
+        train_k_shot=(step.k_shot, step.k_shot),
+        query_size=step.query_size,
+        task_batch=settings.training.task_batch,
     )
-    sizes = [feature_size, *hidden_sizes, 1]
-    parameters = {}
-    for layer, (wide, narrow) in enumerate(itertools.pairwise(sizes)):
-        parameters[f"layer{layer}.weight"] = normal(wide, narrow) / wide**0.5
-        parameters[f"layer{layer}.bias"] = torch.zeros(narrow)
-    for value in parameters.values():
-        value.requires_grad_()
-
-    def loss(scores: torch.Tensor) -> torch.Tensor:
-        losses = pointwise_loss("bce", scores, episodes.query_labels)
-        return masked_mean(losses.flatten(), episodes.query_mask.flatten())
-
-    def step_of(engine: Engine, first_order: bool) -> Callable[[], None]:
-        if engine == "learn2learn":
-            module = reference.Module(parameters)
-
-            def step() -> None:
-                module.zero_grad()
-                scores = reference.query_scores_learn2learn(
-                    module,
-                    episodes,
-                    loss="bce",
-                    steps=inner_steps,
-                    learning_rate=0.01,
-                    first_order=first_order,
-                )
-                torch.autograd.backward(loss(scores))
-
-            return step
-
-        def own_step() -> None:
-            scores = query_scores(
-                parameters,
-                episodes,
-                loss="bce",
-                steps=inner_steps,
-                learning_rate=0.01,
-                first_order=first_order,
-                engine=engine,
-            )
-            torch.autograd.grad(loss(scores), list(parameters.values()))
-
-        return own_step
-
-    measured: dict[str, dict[str, float | str]] = {}
-    engines: tuple[Engine, ...] = ("gram", "vmap", "learn2learn")
-    for order in ("second order", "first order"):
-        measured[order] = {}
-        for engine in engines:
-            if engine == "learn2learn" and importlib.util.find_spec("learn2learn") is None:
-                measured[order][engine] = "learn2learn is not installed (make learn2learn)"
-                continue
-            seconds = timed(step_of(engine, order == "first order"), repeats)
-            measured[order][engine] = 1000 * statistics.median(seconds)
-    return measured
-
-
-def timed(action: Callable[[], None], repeats: int) -> list[float]:
-    """Seconds of each repeat, after one that does not count."""
-    action()
-    seconds = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        action()
-        seconds.append(time.perf_counter() - begin)
-    return seconds
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Keeps this process on one core, where the system allows it."""
-    if not hasattr(os, "sched_setaffinity"):
-        yield
-        return
-    allowed = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(allowed)})
+    config = replace(config, episode=episode)
     try:
-        yield
-    finally:
-        os.sched_setaffinity(0, allowed)
+        materials = prepare(config, needs_features=True, progress=progress)
+        of = f"text features of {config.text.checkpoint}"
+    except TextError as error:
+        materials = prepare(config, needs_features=False)
+        size = (materials.dataset.n_items, step.feature_size)
+        drawn = np.random.default_rng(0).standard_normal(size, np.float32)
+        features = build_features(
+            materials.split, drawn, episode.task, episode.feedback, episode.threshold
+        )
+        materials = replace(materials, features=features)
+        of = f"random numbers, for want of text features ({error})"
+    return training_of(config, materials, validate=None, checkpointer=None, progress=False), of
+
+
+def tracker(bar: Progress, progress: bool) -> Callable[[str, int], Callable[[], None]]:
+    """A bar for each thing that is measured, or a line where there is no terminal."""
+
+    def track(description: str, turns: int) -> Callable[[], None]:
+        if progress and not console.is_terminal:
+            console.print(f"measuring {description}")
+            return lambda: None
+        task = bar.add_task(description, total=turns)
+        return lambda: bar.advance(task)
+
+    return track
+
+
+def show(session: Session) -> None:
+    """The speed table, what limits a row that missed its bound, and the other two tables."""
+    console.print("\n[bold]Speed[/bold]", table_of_rows(session.rows(), session.works))
+    for name, rates in session.products.items():
+        console.print(f"{name}'s product of large float32 matrices: {max(rates):,.0f} GFLOP/s")
+    if not session.settings.as_promised:
+        console.print("The sizes are not those in the names: the bounds do not apply.")
+    for bound, row in session.rows():
+        measured = session.works[bound.work]
+        if reached(bound, row, measured) is False:
+            known = limits(bound, row, measured, session.stages.get(bound.contender, {}))
+            console.print(f"[red]missed[/red]: {escape(f'{row.name}: {known}')}")
+    console.print("\n[bold]All that was timed[/bold]", table_of_contenders(session.works))
+    console.print(
+        "\n[bold]Parity in float64[/bold] (relative differences)", table_of_parity(session.parity)
+    )
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from metarec.torch.training import RATE, OuterLoop, choose_device
 
 
 class MAMLPlusPlus:
-    """MAML++ (Antoniou, Edwards & Storkey 2019) on a scorer.
+    """MAML++ (Antoniou, Edwards & Storkey 2019, section 4) on a scorer.
 
     MAML with what the paper adds to make it stable:
 
-    - multi-step loss (section 4.1): the outer loss is a weighted sum of the losses after every
-      step; the weights start equal and go, linearly over `multi_step_loss_steps` outer steps, to
-      the last step alone (`step_weights`);
+    - multi-step loss: the outer loss is a weighted sum of the losses after every step; the weights
+      start equal and go, linearly over `multi_step_loss_steps` outer steps, to the last step alone
+      (`step_weights`);
     - derivative-order annealing: first order for the first `first_order_steps` outer steps;
     - a meta-learned learning rate for each layer and step (LSLR), which is not decayed; weight and
       bias of a layer share it, so that the engine `gram` stays exact;
@@ -184,7 +184,7 @@ def multi_step_objective(
 def step_weights(
     step: int, inner_steps: int, annealing_steps: int
 ) -> Float64[np.ndarray, " inner_steps"]:
-    """Weight of the loss after each inner step (Antoniou et al. 2019, equation 3).
+    """Weight of the loss after each inner step (Antoniou et al. 2019).
 
     Args:
         step: outer step.

@@ -25,7 +25,7 @@ from metarec.torch.training import OuterLoop, choose_device
 
 
 class MeLU:
-    """MeLU (Lee, Im, Jang, Cho & Chung 2019, sections 3.1 and 3.2) on attributes of items.
+    """MeLU (Lee, Im, Jang, Cho & Chung 2019, section 3) on attributes of items.
 
     Each categorical attribute of an item is embedded, the embeddings stand side by side, and
     decision layers with ReLU score them. The inner loop adapts the decision layers alone; the outer

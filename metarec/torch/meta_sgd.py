@@ -19,7 +19,7 @@ from metarec.torch.training import RATE, OuterLoop, choose_device
 
 
 class MetaSGD:
-    """Meta-SGD (Li, Zhou, Chen & Li 2017, equations 2 and 3) on a scorer.
+    """Meta-SGD (Li, Zhou, Chen & Li 2017, algorithm 1) on a scorer.
 
     MAML with a learning rate for each single weight, learned in the outer loop beside the weights:
     `theta' = theta - alpha * grad`, elementwise. The rates start at `inner_learning_rate`, are not

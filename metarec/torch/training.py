@@ -178,7 +178,8 @@ def train(
                 "learner.learning_rate or learner.inner_learning_rate"
             )
         for name, parameter in parameters.items():
-            parameter.grad = values[name]
+            # the fused Adam reads memory in order, whatever a gradient's strides say
+            parameter.grad = values[name].contiguous()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step)
         optimizer.step()
@@ -194,7 +195,10 @@ def _optimizer(parameters: Mapping[str, Tensor], settings: OuterLoop) -> torch.o
     rates = [value for name, value in parameters.items() if name.startswith(RATE)]
     if rates:
         groups.append({"params": rates, "weight_decay": 0.0})
-    return torch.optim.AdamW(groups, lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    # fused: one pass over each weight instead of a dozen
+    return torch.optim.AdamW(
+        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+    )
 
 
 def _tensors(
@@ -221,8 +225,6 @@ def _restore(
         prefix = f"optimizer/{name}/"
         for key, value in tensors.items():
             if key.startswith(prefix):
-                # Adam counts its steps on the CPU, its moments lie with the parameter
-                where = "cpu" if key.endswith("/step") else parameter.device
-                optimizer.state[parameter][key.removeprefix(prefix)] = torch.tensor(
-                    value, device=where
-                )
+                # its steps too, which the fused Adam counts where the parameter lies
+                state = torch.tensor(value, device=parameter.device)
+                optimizer.state[parameter][key.removeprefix(prefix)] = state

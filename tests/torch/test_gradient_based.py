@@ -172,7 +172,7 @@ def test_reptile_with_a_step_on_each_part_is_joint_training_and_first_order_maml
 
 
 def test_meta_sgd_steps_along_its_own_rate_of_each_weight() -> None:
-    """Li et al., equation 2, on linear regression: `w - alpha * grad`, with alpha of both signs."""
+    """On linear regression `w - alpha * grad`, with alpha of both signs."""
     weights, episodes = draw_parameters((SIZE, 1)), draw_episodes()
     alpha = {RATE + name: 0.3 * draw(*value.shape, seed=7) for name, value in weights.items()}
     assert min(value.min() for value in alpha.values()) < 0

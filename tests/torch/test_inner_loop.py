@@ -378,6 +378,7 @@ def test_the_engine_gram_is_chosen_exactly_where_it_is_exact() -> None:
     auto, forced = InnerLoop(2, 0.1), InnerLoop(2, 0.1, engine="gram")
     rates = by_layer(2)
     apart = {name: rate.detach().clone() for name, rate in rates.items()}
+    by_unit = torch.full((1, HIDDEN[1]), 0.1)
     exact: list[tuple[Rates | None, frozenset[str] | None]] = [
         *((None, names) for names in ADAPTED.values()),
         (rates, None),
@@ -391,6 +392,7 @@ def test_the_engine_gram_is_chosen_exactly_where_it_is_exact() -> None:
     inexact: list[tuple[Scorer, Rates | None, frozenset[str] | None]] = [
         (SCORER, apart, None),
         (SCORER, elementwise(parameters, 1), None),
+        (SCORER, {**rates, **dict.fromkeys(("layer1.weight", "layer1.bias"), by_unit)}, None),
         (SCORER, None, frozenset({"layer0.weight", "layer0.bias"})),
         (SCORER, None, frozenset({"layer2.weight"})),
         (SCORER, None, frozenset({"layer1.weight", "layer1.bias"})),

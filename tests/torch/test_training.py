@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -22,6 +22,24 @@ def run(
     data: Dataset, initial: Mapping[str, float], slope: float, outer: OuterLoop
 ) -> MetaParameters:
     """Trains on a loss with the same constant slope by every meta-parameter."""
+    arrays = {name: np.array([value], np.float32) for name, value in initial.items()}
+    return run_along(
+        data,
+        arrays,
+        lambda parameters: {
+            name: torch.full_like(value, slope) for name, value in parameters.items()
+        },
+        outer,
+    )
+
+
+def run_along(
+    data: Dataset,
+    initial: Mapping[str, np.ndarray],
+    slopes: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
+    outer: OuterLoop,
+) -> MetaParameters:
+    """Trains by given gradients."""
     sampler = EpisodeSampler(Split.by_seed(data, 0), "user", k_shot=(0, 2), query_size=4)
     none = np.zeros(0, np.int32)
     training = Training(
@@ -29,12 +47,9 @@ def run(
     )
 
     def gradients(parameters: dict[str, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:
-        return torch.zeros(()), {
-            name: torch.full_like(value, slope) for name, value in parameters.items()
-        }
+        return torch.zeros(()), slopes(parameters)
 
-    arrays = {name: np.array([value], np.float32) for name, value in initial.items()}
-    return train(arrays, gradients, training, outer, {}, torch.device("cpu"), "test")
+    return train(initial, gradients, training, outer, {}, torch.device("cpu"), "test")
 
 
 def test_learning_rates_are_not_decayed_and_weights_are(tiny_dataset: Dataset) -> None:
@@ -62,3 +77,17 @@ def test_a_cosine_takes_the_learning_rate_to_0(tiny_dataset: Dataset) -> None:
     assert found["weight"] == pytest.approx(-sum(rates), rel=1e-5)
     constant = replace(outer, cosine=False)
     assert [constant.learning_rate_at(step) for step in (0, 9)] == [0.1, 0.1]
+
+
+def test_a_gradient_counts_by_its_places_and_not_by_its_memory(tiny_dataset: Dataset) -> None:
+    """Adam goes against the sign of each slope; a transposed gradient lies otherwise in memory."""
+    slopes = torch.tensor([[1.0, -2.0, 3.0], [-4.0, 5.0, 6.0]])
+    given = {
+        "turned": slopes.T.contiguous().T,
+        "expanded": torch.tensor([[1.0, -2.0]]).expand(3, 2),
+    }
+    initial = {name: np.zeros(value.shape, np.float32) for name, value in given.items()}
+    outer = OuterLoop(steps=10, learning_rate=0.1)
+    found = run_along(tiny_dataset, initial, lambda parameters: given, outer)
+    for name, value in given.items():
+        np.testing.assert_allclose(found[name], -10 * 0.1 * value.sign().numpy(), rtol=1e-5)
