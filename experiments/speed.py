@@ -18,6 +18,7 @@ is known of the run is in `<results>/speed_details.json`.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -55,6 +56,9 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 def main(composed: DictConfig) -> None:
     values: Any = OmegaConf.to_container(composed, resolve=True)
     results, progress = Path(values.pop("results")), bool(values.pop("progress"))
+    load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+    if load is not None and load > 0.5:
+        console.print(f"other work loads this machine ({load:.1f}): the figures will suffer")
     try:
         settings = settings_of(values.pop("speed"))
         config = RunConfig.from_dict(values)
@@ -75,6 +79,7 @@ def main(composed: DictConfig) -> None:
         "versions": environment.versions(),
         "code": environment.code_hash(),
         "commit": environment.commit(),
+        "load_before": load,
         "features": features,
     }
     rows = [asdict(row) for _, row in session.rows()]

@@ -70,7 +70,7 @@ class MAMLPlusPlus:
     def __init__(
         self,
         inner_steps: int = 5,
-        inner_learning_rate: float = 0.03,
+        inner_learning_rate: float = 0.01,
         first_order_steps: int = 100,
         multi_step_loss_steps: int = 300,
         engine: Engine = "auto",

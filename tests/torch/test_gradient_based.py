@@ -294,7 +294,7 @@ def test_fewer_steps_than_were_trained_may_be_taken_and_not_more(tiny_dataset: D
     meta_parameters = make(inner_steps=3).fit(training)
     names = {f"{RATE}layer0", f"{RATE}layer1"}
     assert names <= learned(meta_parameters, first)
-    assert all(first[name] == pytest.approx([0.03] * 3) for name in names)
+    assert all(first[name] == pytest.approx([0.01] * 3) for name in names)
     support = training.sampler.batch(0).support
     scores = {}
     for steps in (1, 2, 3):
