@@ -18,7 +18,7 @@ from torch import Tensor
 from metarec.torch.gram import DualWeights
 from metarec.torch.scorer import Parameters, Scorer, depth, linear
 
-ROWS = 4096
+ROWS = 2048
 """Candidates at a time: their hidden values stay in the processor's cache."""
 
 
@@ -60,9 +60,8 @@ class Catalogue:
         if state is None or support is None:
             return self._upper(self.before, self.above).expand(tasks, -1)
         tasks = len(state.output)
-        # all tasks' shots one under the other: one product with the catalogue, in the order of
-        # sides in which a library is not slowed down by few columns
-        shots = support.flatten(0, 1)
+        # all tasks' shots side by side: one product with the whole catalogue, which is read once
+        gram = (self.features @ support.flatten(0, 1).T).add_(1).unflatten(1, support.shape[:2])
         above = list(zip(state.weights, state.biases, strict=True))
         scores = self.before.new_empty(tasks, len(self.before))
         widths = (self.before.shape[1], *(weight.shape[-1] for weight in state.weights))
@@ -70,11 +69,12 @@ class Catalogue:
         spaces = [self.before.new_empty(min(ROWS, len(self.before)), width) for width in widths]
         for at in range(0, len(self.before), ROWS):
             before = self.before[at : at + ROWS]
-            gram = (shots @ self.features[at : at + ROWS].T).add_(1)
-            gram = gram.unflatten(0, support.shape[:2])
+            products = gram[at : at + ROWS]
             for task in range(tasks):
                 first, *others = (space[: len(before)] for space in spaces)
-                values = torch.addmm(before, gram[task].T, state.output[task], alpha=-1, out=first)
+                values = torch.addmm(
+                    before, products[:, task], state.output[task], alpha=-1, out=first
+                )
                 for (weight, bias), space in zip(above, others, strict=True):
                     values = torch.addmm(bias[task], values.relu_(), weight[task], out=space)
                 scores[task, at : at + ROWS] = values.squeeze(-1)
