@@ -194,3 +194,14 @@ def test_paper_full_measures_what_the_paper_does_but_for_the_curve_of_users() ->
     paper, full = (experiment(name)["evaluation"] for name in ("paper", "paper_full"))
     assert full.pop("k_curve") == [] != paper.pop("k_curve")
     assert full == paper
+
+
+@pytest.mark.parametrize("name", of_group("learner"))
+def test_the_readme_says_what_a_learner_serves_and_takes(name: str) -> None:
+    found = learner_class(RunConfig.from_dict(composed(f"learner={name}")))
+    rows = (CONFIGS.parent / "README.md").read_text(encoding="utf-8").splitlines()
+    (row,) = [row for row in rows if row.startswith("| `") and f"`{name}`" in row]
+    *_, users, items, feedback = (cell.strip() for cell in row.strip("|").split("|"))
+    assert ("user" in found.serves, "item" in found.serves) == (users == "yes", items == "yes")
+    every = {"rating", "binary", "implicit"}
+    assert found.accepts == (every if feedback == "any" else set(feedback.split(", ")))

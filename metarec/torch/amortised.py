@@ -231,11 +231,7 @@ def condition(
         device: where to compute.
         ignore_support: see `shots_of`.
     """
-    parameters = {
-        name: torch.tensor(value, device=device)
-        for name, value in meta_parameters.items()
-        if not name.startswith("inputs.")
-    }
+    parameters = episodic.tensors_of(meta_parameters, device)
     state = encode(parameters, shots_of(inputs, support, device, ignore_support))
     return Conditioned(state, parameters, decode, inputs, device)
 

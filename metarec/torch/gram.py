@@ -20,9 +20,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-BLOCK = 64
-"""Tasks at a time: their fast weights stay in the processor's cache."""
-
 
 @dataclass(frozen=True)
 class DualWeights:
@@ -69,20 +66,11 @@ def dual_steps(
     Returns:
         The adapted layers, differentiable in `preactivation`, `gram`, `weights`, `biases`, `rates`.
     """
-    blocks = []
-    for block in zip(*(x.split(BLOCK) for x in (preactivation, gram, labels, mask)), strict=True):
-        flat = _Steps.apply(logistic, first_order, every_step, *block, rates, *weights, *biases)
-        blocks.append(_unflatten(flat, len(weights)))
-    if len(blocks) == 1:
-        return blocks[0]
-    return [
-        DualWeights(
-            torch.cat([state.output for state in states]),
-            tuple(torch.cat(parts) for parts in zip(*(s.weights for s in states), strict=True)),
-            tuple(torch.cat(parts) for parts in zip(*(s.biases for s in states), strict=True)),
-        )
-        for states in zip(*blocks, strict=True)
-    ]
+    flat = _Steps.apply(
+        logistic, first_order, every_step, preactivation, gram, labels, mask, rates,
+        *weights, *biases,
+    )  # fmt: skip
+    return _unflatten(flat, len(weights))
 
 
 def _unflatten(flat: Sequence[Tensor], above: int) -> list[DualWeights]:
@@ -115,7 +103,7 @@ class _Forward:
         gram: Tensor,
         labels: Tensor,
         mask: Tensor,
-        rates: Tensor,
+        rates: list[list[float]],
         weights: Sequence[Tensor],
         biases: Sequence[Tensor],
     ) -> list[Tensor]:
@@ -125,7 +113,7 @@ class _Forward:
         fast, bias = list(weights), list(biases)
         output: Tensor | None = None
         states: list[Tensor] = []
-        for step, rate in enumerate(rates.tolist()):
+        for step, rate in enumerate(rates):
             before = preactivation
             if output is not None:
                 before = torch.baddbmm(preactivation, gram, output, alpha=-1)
@@ -178,9 +166,11 @@ class _Steps(torch.autograd.Function):
         above = len(shared) // 2
         # the way back in first order needs no weights
         ctx.forward_pass = _Forward(above, logistic, first_order, every_step)
+        # as numbers once: each reading would wait for a GPU
+        ctx.by_step = rates.tolist()
         ctx.gram, ctx.rates, ctx.first_order = gram, rates, first_order
         states = ctx.forward_pass.run(
-            preactivation, gram, labels, mask, rates, shared[:above], shared[above:]
+            preactivation, gram, labels, mask, ctx.by_step, shared[:above], shared[above:]
         )
         return tuple(states)
 
@@ -202,7 +192,7 @@ class _Steps(torch.autograd.Function):
                 for bar, more in zip((*weight_bars, *bias_bars), given[1:], strict=True):
                     bar += more
             output, inputs, deltas, slope, fast = saved[step]
-            rate = ctx.rates[step].tolist()
+            rate = ctx.by_step[step]
             if rates_bar is not None:
                 rates_bar[step, 0] = (deltas[0] * output_bar).sum()
             if ctx.first_order:

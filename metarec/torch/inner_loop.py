@@ -18,8 +18,11 @@ import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.torch.gram import BLOCK, DualWeights, affine, dual_steps
+from metarec.torch.gram import DualWeights, affine, dual_steps
 from metarec.torch.scorer import Parameters, Scorer, depth, linear
+
+BLOCK = 64
+"""Tasks that `gram` takes at a time: their fast weights stay in the processor's cache."""
 
 Engine = Literal["auto", "gram", "vmap", "learn2learn"]
 Loss = Literal["bce", "mse"]

@@ -395,11 +395,7 @@ def adapt(
     if ignore_support:
         support = replace(support, mask=np.zeros_like(support.mask))
     inputs = FactorInputs.restore(side, meta_parameters)
-    parameters = _statistics(inputs, device) | {
-        name: torch.tensor(value, device=device)
-        for name, value in meta_parameters.items()
-        if not name.startswith("inputs.")
-    }
+    parameters = _statistics(inputs, device) | episodic.tensors_of(meta_parameters, device)
     content, own = inputs.contents(support)
     folded = _tensor(inputs.fold_in(support), device)
     if own is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.torch import gram, reference
+from metarec.torch import inner_loop, reference
 from metarec.torch.inner_loop import (
     Engine,
     Episodes,
@@ -227,7 +227,7 @@ def test_scorers_with_weights_that_are_no_layers_agree_with_the_reference(
 @ORDERS
 @pytest.mark.parametrize("every_step", [False, True])
 def test_more_tasks_than_a_block_are_the_same_tasks(first_order: bool, every_step: bool) -> None:
-    parameters, episodes = draw_parameters(), draw_episodes(tasks=2 * gram.BLOCK + 3)
+    parameters, episodes = draw_parameters(), draw_episodes(tasks=2 * inner_loop.BLOCK + 3)
     rates = by_layer(2)
     inner = InnerLoop(2, 0.1, first_order)
     ours, theirs = (
