@@ -170,15 +170,15 @@ class CVAR:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Folds new users in, or decodes and warms up the embeddings of new items."""
-        loss: Loss = "mse" if self._side and self._side.feedback == "rating" else "bce"
+        side = episodic.side_of(self._side, type(self).__name__)
+        loss = episodic.pointwise(side.feedback)
         warming = functools.partial(
             warm, loss=loss, steps=self.warm_up_steps, learning_rate=self.warm_up_learning_rate
         )
         method = Method(lambda _, users, __: users, catalogue, warming)
         return warm_up.adapt(
-            method, self._side, meta_parameters, support, self.device, type(self).__name__,
-            self.ignore_support,
-        )  # fmt: skip
+            method, side, meta_parameters, support, self.device, self.ignore_support
+        )
 
     def score(
         self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]

@@ -135,11 +135,11 @@ class DropoutNet:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Folds the tasks in and passes them through their tower."""
+        side = episodic.side_of(self._side, type(self).__name__)
         method = Method(users, catalogue, new_items)
         return warm_up.adapt(
-            method, self._side, meta_parameters, support, self.device, type(self).__name__,
-            self.ignore_support,
-        )  # fmt: skip
+            method, side, meta_parameters, support, self.device, self.ignore_support
+        )
 
     def score(
         self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]

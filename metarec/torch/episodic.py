@@ -13,7 +13,14 @@ from torch import Tensor
 
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs, Representation
-from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.learner import (
+    Feedback,
+    MetaParameters,
+    Predicts,
+    Support,
+    Training,
+    require_features,
+)
 from metarec.torch import inner_loop
 from metarec.torch.catalogue import Catalogue, KeptCatalogue
 from metarec.torch.gram import DualWeights
@@ -144,14 +151,24 @@ def chosen_loss(kind: OuterLoss, feedback: Feedback) -> OuterLoss:
     return kind
 
 
-def inputs_of(side: Training | None, meta_parameters: MetaParameters, name: str) -> Inputs:
-    """The inputs of a learner that was fitted, or was given its side information by `restore`."""
+def side_of(side: Training | None, name: str) -> Training:
+    """The side information of a learner that was fitted, or was given it by `restore`.
+
+    Raises:
+        LearnerError: if it knows none.
+    """
     if side is None or side.features is None:
         raise LearnerError(
             f"{name} knows no features yet: call fit first, or learner.restore(training) before "
             "adapting with saved meta-parameters"
         )
-    return Inputs.restore(side.features, side.feedback, meta_parameters)
+    return side
+
+
+def inputs_of(side: Training | None, meta_parameters: MetaParameters, name: str) -> Inputs:
+    """The inputs of a learner that was fitted or restored; see `side_of`."""
+    known = side_of(side, name)
+    return Inputs.restore(require_features(name, known), known.feedback, meta_parameters)
 
 
 def outer_loss(kind: OuterLoss, loss: Loss, scores: Tensor, episodes: Episodes) -> Tensor:

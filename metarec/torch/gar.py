@@ -16,7 +16,7 @@ from torch.nn import functional
 from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import warm_up
+from metarec.torch import episodic, warm_up
 from metarec.torch.inner_loop import Loss
 from metarec.torch.layers import initial_mlp, mlp
 from metarec.torch.training import Gradients, OuterLoop, choose_device
@@ -152,7 +152,8 @@ class GAR:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Folds new users in, or generates and warms up the embeddings of new items."""
-        loss: Loss = "mse" if self._side and self._side.feedback == "rating" else "bce"
+        side = episodic.side_of(self._side, type(self).__name__)
+        loss = episodic.pointwise(side.feedback)
         warming = functools.partial(
             warm, loss=loss, steps=self.warm_up_steps, learning_rate=self.warm_up_learning_rate
         )
@@ -160,9 +161,8 @@ class GAR:
             lambda parameters, users, _: of_users(parameters, users), catalogue, warming
         )
         return warm_up.adapt(
-            method, self._side, meta_parameters, support, self.device, type(self).__name__,
-            self.ignore_support,
-        )  # fmt: skip
+            method, side, meta_parameters, support, self.device, self.ignore_support
+        )
 
     def score(
         self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]

@@ -138,12 +138,12 @@ class MetaEmbedding:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Folds new users in, or generates and warms up the embeddings of new items."""
-        loss: Loss = "mse" if self._side and self._side.feedback == "rating" else "bce"
+        side = episodic.side_of(self._side, type(self).__name__)
+        loss = episodic.pointwise(side.feedback)
         method = Method(lambda _, users, __: users, catalogue, self._warm(loss))
         return warm_up.adapt(
-            method, self._side, meta_parameters, support, self.device, type(self).__name__,
-            self.ignore_support,
-        )  # fmt: skip
+            method, side, meta_parameters, support, self.device, self.ignore_support
+        )
 
     def score(
         self, fast_weights: Adapted, candidates: Int32[np.ndarray, " c"]

@@ -366,32 +366,22 @@ class Adapted:
 @torch.no_grad()
 def adapt(
     method: Method,
-    side: Training | None,
+    side: Training,
     meta_parameters: MetaParameters,
     support: Support,
     device: torch.device,
-    name: str,
     ignore_support: bool = False,
 ) -> Adapted:
     """Folds new users in, or warms new items up.
 
     Args:
         method: of the learner.
-        side: what the learner was fitted on or restored with.
+        side: what the learner was fitted on or restored with; see `episodic.side_of`.
         meta_parameters: of the learner.
         support: of T tasks; what stands beside its shots does not matter.
         device: where to compute.
-        name: of the learner, for errors.
         ignore_support: take no notice of any shot, as if K were 0: the row without adaptation.
-
-    Raises:
-        LearnerError: if the learner knows no features.
     """
-    if side is None or side.features is None:
-        raise LearnerError(
-            f"{name} knows no features yet: call fit first, or learner.restore(training) before "
-            "adapting with saved meta-parameters"
-        )
     if ignore_support:
         support = replace(support, mask=np.zeros_like(support.mask))
     inputs = FactorInputs.restore(side, meta_parameters)
