@@ -22,7 +22,7 @@ from metarec.torch.gram import DualWeights, affine, dual_steps
 from metarec.torch.scorer import Parameters, Scorer, depth, linear
 
 BLOCK = 64
-"""Tasks that `gram` takes at a time: their fast weights stay in the processor's cache."""
+"""Tasks that `gram` takes at a time on a CPU: their fast weights stay in its cache."""
 
 Engine = Literal["auto", "gram", "vmap", "learn2learn"]
 Loss = Literal["bce", "mse"]
@@ -308,7 +308,9 @@ def _query_scores_gram(
         else parameters
     )
     blocks = []
-    for block in zip(*(values.split(BLOCK) for values in episodes), strict=True):
+    tasks = len(episodes.support)
+    at_once = BLOCK if episodes.support.device.type == "cpu" else max(tasks, 1)
+    for block in zip(*(values.split(at_once) for values in episodes), strict=True):
         support, labels, mask, query = block[:4]
         shots = _frozen(fixed, first, scorer.embed(fixed, support))
         states = _dual_states(
