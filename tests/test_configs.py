@@ -196,6 +196,17 @@ def test_paper_full_measures_what_the_paper_does_but_for_the_curve_of_users() ->
     assert full == paper
 
 
+def test_scorers_take_the_values_of_their_learner_as_the_note_of_their_table_says() -> None:
+    group = experiment("paper_full")["plan"]["groups"]["scorers"]
+    for name in group["learners"]:
+        base = name.partition("_")[0]
+        values = composed(f"learner={name}")["learner"]
+        assert values["search"] is None
+        tuned = composed(f"learner=best/binary/{base}")["learner"]
+        searched = {key.partition(".")[0] for key in tuned["search"]}
+        assert {key: values[key] for key in searched} == {key: tuned[key] for key in searched}
+
+
 @pytest.mark.parametrize("name", of_group("learner"))
 def test_the_readme_says_what_a_learner_serves_and_takes(name: str) -> None:
     found = learner_class(RunConfig.from_dict(composed(f"learner={name}")))
