@@ -1,0 +1,112 @@
+"""The speed table of the paper and the README, from what `experiments/speed.py` wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from metarec.errors import RunError
+from metarec.report.files import write_text
+from metarec.report.readme import replace_table
+from metarec.speed.rows import TABLE, Bound
+from metarec.speed.show import NONE, number
+
+HEADS = (
+    "Work", "Backend", "ms", "Against", "ms", "Ratio or a second", "At least", "Of peak rate",
+    "MiB",
+)  # fmt: skip
+
+
+def publish(results: Path, paper: Path, readme: Path | None = None) -> str:
+    """Writes `records/speed.json` and `tables/speed.md` below `paper`, and the README's table.
+
+    Args:
+        results: folder of `speed.json` and `speed_details.json`.
+        paper: folder of the paper.
+        readme: file with the lines `<!-- speed: begin -->` and `<!-- speed: end -->`, or None.
+
+    Returns:
+        The table in Markdown.
+
+    Raises:
+        RunError: if a file is missing or is not what `experiments/speed.py` writes, or the README
+            lacks the markers.
+    """
+    rows, details = _read(results / "speed.json"), _read(results / "speed_details.json")
+    about = ("machine", "threads", "versions", "code", "commit", "load_before", "features")
+    try:
+        record = {key: details[key] for key in about}
+        record |= {"rows": rows, "parity": details["parity"]}
+        table = markdown(rows, details)
+    except (KeyError, TypeError) as error:
+        raise RunError(
+            f"{results}: speed.json and speed_details.json are not of this version ({error}); run "
+            "python experiments/speed.py again"
+        ) from error
+    write_text(paper / "records" / "speed.json", json.dumps(record, indent=1) + "\n")
+    write_text(paper / "tables" / "speed.md", table)
+    if readme is not None:
+        replace_table(readme, table, "speed")
+    return table
+
+
+def markdown(rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> str:
+    """The table, and below it the machine, the parity of the engines and the commit.
+
+    Args:
+        rows: of `speed.json`.
+        details: of `speed_details.json`.
+    """
+    lines = [_line(HEADS), _line(["---"] * 2 + ["--:", "---"] + ["--:"] * 5)]
+    bounds = {(bound.name, bound.backend): bound for bound in TABLE}
+    for row in rows:
+        bound = bounds[row["name"], row["backend"]]
+        unit = "/s" if bound.is_rate else "×"
+        part, whole = row["gflop_per_second"], row["peak_gflop_per_second"]
+        lines.append(
+            _line([
+                row["name"], row["backend"], number(row["milliseconds"]),
+                row["reference"] or NONE, number(row["reference_milliseconds"]),
+                number(row["ratio"]) + unit, number(row["at_least"]) + unit,
+                f"{part / whole:.0%}" if part and whole else NONE,
+                _memory(bound, details["works"][bound.work]),
+            ])
+        )  # fmt: skip
+    machine, peaks = details["machine"], [row["peak_gflop_per_second"] for row in rows]
+    peak = max((value for value in peaks if value), default=None)
+    worst = {
+        what: max(row[what] for row in details["parity"]) for what in ("loss", "meta_gradient")
+    }
+    lines.append(
+        f"\n<sub>Medians of interleaved repeats in one process; {machine['cpus']} cores "
+        f"({machine['processor']}), torch {details['versions']['torch']}; large float32 products "
+        f"reach {number(peak)} GFLOP/s. In float64 the engines differ from learn2learn by at most "
+        f"{worst['loss']:.0e} in the loss and {worst['meta_gradient']:.0e} in the meta-gradient "
+        f"(relative). Commit {details['commit'][:12]}, by python experiments/speed.py.</sub>"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _memory(bound: Bound, work: Mapping[str, Any]) -> str:
+    """Peak memory of a step, and of the reference's step where a share of it is promised."""
+    names = [bound.contender]
+    if bound.memory_at_most is not None and isinstance(bound.reference, str):
+        names.append(bound.reference)
+    each = [work.get(name, {}).get("peak_mebibytes") for name in names]
+    return " of ".join(number(median(values)) for values in each if values) or NONE
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _read(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RunError(f"no {file}: run python experiments/speed.py first") from error
+    except ValueError as error:
+        raise RunError(f"{file} is not JSON ({error}); run python experiments/speed.py") from error

@@ -1,0 +1,83 @@
+"""The published speed table: from the files of a measurement to the paper and the README."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metarec.errors import RunError
+from metarec.speed.__main__ import main
+from metarec.speed.publish import publish
+from metarec.speed.rows import TABLE, Row
+
+MARKED = "before\n<!-- speed: begin -->\n<!-- speed: end -->\nafter\n"
+
+
+def measured(folder: Path, **changes: Any) -> Path:
+    rows = [
+        Row(
+            bound.name, bound.backend, 2.0, "other", 50.0, 25.0 + place, bound.at_least,
+            1.0, 40.0, 160.0, None,
+        )
+        for place, bound in enumerate(TABLE)
+    ]  # fmt: skip
+    works: dict[str, dict[str, dict[str, list[float]]]] = {bound.work: {} for bound in TABLE}
+    works["large step"] = {
+        "torch gram": {"peak_mebibytes": [70.0, 71.0, 90.0]},
+        "torch vmap": {"peak_mebibytes": [400.0]},
+    }
+    details = {
+        "machine": {"processor": "a processor", "cpus": 2},
+        "threads": 2,
+        "versions": {"torch": "9.9"},
+        "code": "c0de",
+        "commit": "0123456789abcdef",
+        "load_before": 0.1,
+        "features": "text",
+        "works": works,
+        "parity": [
+            {"loss": 1e-16, "meta_gradient": 4e-15},
+            {"loss": 3e-16, "meta_gradient": 2e-15},
+        ],
+    } | changes
+    (folder / "speed.json").write_text(json.dumps([asdict(row) for row in rows]))
+    (folder / "speed_details.json").write_text(json.dumps(details))
+    return folder
+
+
+def test_table_record_and_readme_show_each_row_as_measured(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(MARKED, encoding="utf-8")
+    table = publish(measured(tmp_path), tmp_path / "paper", readme)
+    lines = table.splitlines()
+    assert len([line for line in lines if line.startswith("| ")]) == len(TABLE) + 2
+    for place, (line, bound) in enumerate(zip(lines[2:], TABLE, strict=False)):
+        unit = "/s" if bound.is_rate else "×"
+        assert bound.name in line
+        assert f"| {25 + place}{unit} |" in line
+        assert "| 25% |" in line
+    assert "| 71 of 400 |" in lines[4]
+    assert "3e-16 in the loss and 4e-15 in the meta-gradient" in table
+    assert "Commit 0123456789ab" in table
+    assert table.strip() in readme.read_text(encoding="utf-8")
+    assert (tmp_path / "paper" / "tables" / "speed.md").read_text(encoding="utf-8") == table
+    record = json.loads((tmp_path / "paper" / "records" / "speed.json").read_text())
+    assert record["rows"] == json.loads((tmp_path / "speed.json").read_text())
+    assert record["commit"] == "0123456789abcdef"
+
+
+def test_what_was_not_measured_is_asked_for(tmp_path: Path, capsys: Any) -> None:
+    assert main([str(tmp_path), "--paper", str(tmp_path / "paper")]) == 1
+    assert "run python experiments/speed.py first" in capsys.readouterr().err
+    assert not (tmp_path / "paper").exists()
+
+
+def test_files_of_another_version_are_told_and_nothing_is_written(tmp_path: Path) -> None:
+    measured(tmp_path, parity=[{"loss": 1e-16}])
+    with pytest.raises(RunError, match=r"not of this version .*meta_gradient"):
+        publish(tmp_path, tmp_path / "paper")
+    assert not (tmp_path / "paper").exists()
