@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from metarec.errors import RunError
-from metarec.speed.__main__ import main
-from metarec.speed.publish import publish
+from metarec.report.speed_table import main, publish
 from metarec.speed.rows import TABLE, Row
 
 MARKED = "before\n<!-- speed: begin -->\n<!-- speed: end -->\nafter\n"

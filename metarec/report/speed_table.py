@@ -1,14 +1,19 @@
-"""The speed table of the paper and the README, from what `experiments/speed.py` wrote."""
+"""The speed table of the paper and the README, from what `experiments/speed.py` wrote.
+
+python -m metarec.report.speed_table results --paper paper --readme README.md
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from metarec.errors import RunError
+from metarec.errors import MetarecError, RunError
 from metarec.report.files import write_text
 from metarec.report.readme import replace_table
 from metarec.speed.rows import TABLE, Bound
@@ -110,3 +115,27 @@ def _read(file: Path) -> Any:
         raise RunError(f"no {file}: run python experiments/speed.py first") from error
     except ValueError as error:
         raise RunError(f"{file} is not JSON ({error}); run python experiments/speed.py") from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metarec.report.speed_table",
+        description="Makes the speed table of the paper from what experiments/speed.py wrote.",
+    )
+    parser.add_argument("results", type=Path, help="folder of speed.json (results)")
+    parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
+    parser.add_argument(
+        "--readme", type=Path, help="README whose speed table, between its markers, is replaced"
+    )
+    options = parser.parse_args(arguments)
+    try:
+        print(publish(options.results, options.paper, options.readme))
+    except MetarecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
