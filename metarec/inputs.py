@@ -5,7 +5,6 @@ The framework-free half of every scorer, shared by `metarec.torch` and `metarec.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -352,22 +351,3 @@ def _nonzero(scale: np.ndarray) -> Float32[np.ndarray, " d"]:
 
 def _beside(parts: list[np.ndarray]) -> np.ndarray:
     return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1)
-
-
-def initial_layers(sizes: tuple[int, ...], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """Draws the initial weights of an MLP (He et al. 2015, fan-in; a small last layer).
-
-    Args:
-        sizes: width of the input and of each layer.
-        rng: source of the draw.
-
-    Returns:
-        `layer<i>.weight` [in, out] and `layer<i>.bias` [out], float32.
-    """
-    parameters = {}
-    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        scale = np.sqrt(1 / fan_in) * (0.1 if layer == len(sizes) - 2 else 1)
-        weight = rng.standard_normal((fan_in, fan_out)) * scale
-        parameters[f"layer{layer}.weight"] = weight.astype(np.float32)
-        parameters[f"layer{layer}.bias"] = np.zeros(fan_out, np.float32)
-    return parameters

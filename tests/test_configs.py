@@ -17,10 +17,15 @@ from omegaconf import OmegaConf
 from metarec.data.registry import DATASETS
 from metarec.errors import ConfigError
 from metarec.runs import RunConfig
-from metarec.runs.learners import build_learner, learner_class
+from metarec.runs.learners import build_learner, learner_class, serves
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
+TUNED = {
+    file.relative_to(CONFIGS / "learner").with_suffix("").as_posix()
+    for file in FILES
+    if "best" in file.parts
+}
 OF_SCRIPTS = ("results", "progress", "plan", "tuning", "speed")
 
 # Configurations of a class that another one describes: name to the other, and what they change of
@@ -29,9 +34,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml_learn2learn": ("maml", {"engine": "learn2learn"}),
     "fomaml": ("maml", {"first_order": True}),
     "maml_item_only": ("maml", {"scorer": "mlp_item"}),
-    "maml_cosine": ("maml", {"scorer": "cosine"}),
-    "maml_dot": ("maml", {"scorer": "dot"}),
-    "maml_bilinear": ("maml", {"scorer": "bilinear"}),
+    "maml_cosine": ("maml", {"scorer": "cosine", "inner_learning_rate": ...}),
+    "maml_dot": ("maml", {"scorer": "dot", "inner_learning_rate": ...}),
+    "maml_bilinear": ("maml", {"scorer": "bilinear", "inner_learning_rate": ...}),
     "maml_fusion_fixed": ("maml", {"scorer": "fusion_fixed"}),
     "maml_fusion_learned": ("maml", {"scorer": "fusion_learned"}),
     "maml_fusion_attention": ("maml", {"scorer": "fusion_attention"}),
@@ -42,8 +47,9 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "prototypical_multiple": ("prototypical", {"prototypes": ...}),
     "prototypical_no_projection": ("prototypical", {"projection": "none"}),
 }
-# They have values, and a search, of their own; the others take those that were tuned for the other.
-TUNED_BY_THEMSELVES = ("fomaml", "prototypical_multiple")
+# It takes the values that were tuned for the other.
+TUNED_BY_ANOTHER = ("maml_learn2learn",)
+NOTHING_TO_TUNE = ("prototypical_no_projection", "random")
 
 
 def name_of(file: Path) -> str:
@@ -133,8 +139,8 @@ def test_a_variant_differs_from_its_base_only_where_it_says(name: str) -> None:
     base, changes = VARIANTS[name]
     variant = RunConfig.from_dict(composed(f"learner={name}")).learner
     tuned = f"best/binary/{base}"
-    of_base = name in TUNED_BY_THEMSELVES or not (CONFIGS / "learner" / f"{tuned}.yaml").exists()
-    other = RunConfig.from_dict(composed(f"learner={base if of_base else tuned}")).learner
+    given = name in TUNED_BY_ANOTHER and (CONFIGS / "learner" / f"{tuned}.yaml").exists()
+    other = RunConfig.from_dict(composed(f"learner={tuned if given else base}")).learner
     assert variant.name == name
     assert variant.target == other.target
     assert variant.arguments.keys() == other.arguments.keys()
@@ -144,7 +150,7 @@ def test_a_variant_differs_from_its_base_only_where_it_says(name: str) -> None:
     assert different.keys() == changes.keys()
     for key, value in changes.items():
         assert value is ... or different[key] == value
-    assert bool(variant.search) == (name in TUNED_BY_THEMSELVES)
+    assert bool(variant.search) == (name not in (*TUNED_BY_ANOTHER, *NOTHING_TO_TUNE))
 
 
 def test_transfer_and_maml_have_the_same_scorer_steps_and_search() -> None:
@@ -196,15 +202,18 @@ def test_paper_full_measures_what_the_paper_does_but_for_the_curve_of_users() ->
     assert full == paper
 
 
-def test_scorers_take_the_values_of_their_learner_as_the_note_of_their_table_says() -> None:
-    group = experiment("paper_full")["plan"]["groups"]["scorers"]
-    for name in group["learners"]:
-        base = name.partition("_")[0]
-        values = composed(f"learner={name}")["learner"]
-        assert values["search"] is None
-        tuned = composed(f"learner=best/binary/{base}")["learner"]
-        searched = {key.partition(".")[0] for key in tuned["search"]}
-        assert {key: values[key] for key in searched} == {key: tuned[key] for key in searched}
+@pytest.mark.parametrize("name", ["paper", "paper_full"])
+def test_every_learner_of_a_plan_is_tuned_on_the_binary_and_item_episodes_it_runs_on(
+    name: str,
+) -> None:
+    plan = experiment(name)["plan"]
+    for group in plan["groups"].values():
+        episode = group["episode"]
+        for learner in group.get("learners") or plan["learners"]:
+            config = RunConfig.from_dict(composed(f"learner={learner}", f"episode={episode}"))
+            exempt = learner in (*TUNED_BY_ANOTHER, *NOTHING_TO_TUNE) or episode == "rating"
+            if serves(config) and not exempt:
+                assert f"best/{episode}/{learner}" in TUNED, "python experiments/tune.py"
 
 
 @pytest.mark.parametrize("name", of_group("learner"))

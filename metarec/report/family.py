@@ -14,10 +14,6 @@ from metarec.report.tables import table_by_regime
 
 BASE = Variant("maml")
 """What scorers and representations are compared with."""
-BORROWED = (
-    "Scorers and representations are not tuned by themselves: each takes the values that were "
-    "tuned for its learner with the MLP over text, which favours that one."
-)
 
 
 def family_table(results: Results, gains: Sequence[Gain]) -> Table:
@@ -38,7 +34,7 @@ def scorers_table(results: Results, gains: Sequence[Gain]) -> Table:
         "Scorers and representations, {metric} of the whole catalogue of each regime",
         reference=BASE,
         sections=SCORERS,
-        notes=(gain_note(results, gains), BORROWED),
+        notes=(gain_note(results, gains),),
     )
 
 

@@ -17,13 +17,14 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.episodes import EpisodeBatch
 from metarec.inputs import Inputs, Representation
 from metarec.learner import MetaParameters, Support, Training
+from metarec.loops import OuterLoop, OuterLoss
 from metarec.torch import episodic
-from metarec.torch.episodic import OuterLoss
 from metarec.torch.inner_loop import Episodes
-from metarec.torch.training import OuterLoop, autograd, train
+from metarec.torch.training import autograd, train
 
 Parameters = Mapping[str, Tensor]
 
@@ -133,8 +134,8 @@ def fit(
     Returns:
         Meta-parameters: those of the learner and the statistics of its inputs.
     """
-    kind = episodic.chosen_loss(outer_loss, training.feedback)
-    loss = episodic.pointwise(training.feedback)
+    kind = loops.chosen_loss(outer_loss, training.feedback)
+    loss = loops.pointwise(training.feedback)
     inputs = Inputs.fit(training, representation)
 
     def loss_of(parameters: dict[str, Tensor], step: int) -> Tensor:
@@ -223,7 +224,7 @@ def condition(
     """Encodes T support sets.
 
     Args:
-        inputs: of the learner, see `episodic.inputs_of`.
+        inputs: of the learner, see `loops.inputs_of`.
         meta_parameters: of the learner.
         support: of T tasks.
         encode: of the learner.

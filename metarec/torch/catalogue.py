@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from metarec.torch.gram import DualWeights
-from metarec.torch.scorer import Parameters, Scorer, depth, linear
+from metarec.torch.scorer import Parameters, Scorer, linear
+from metarec.weights import depth
 
 ROWS = 2048
 """Candidates at a time: their hidden values stay in the processor's cache."""

@@ -11,14 +11,14 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import episodic, warm_up
-from metarec.torch.episodic import OuterLoss
-from metarec.torch.inner_loop import Loss
+from metarec.loops import Loss, OuterLoop, OuterLoss
+from metarec.torch import warm_up
 from metarec.torch.layers import initial_mlp, mlp
-from metarec.torch.training import Gradients, OuterLoop, choose_device
+from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
     Adapted,
     Catalogue,
@@ -130,7 +130,7 @@ class CVAR:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Factorises meta-train and trains the autoencoder."""
@@ -170,8 +170,8 @@ class CVAR:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Folds new users in, or decodes and warms up the embeddings of new items."""
-        side = episodic.side_of(self._side, type(self).__name__)
-        loss = episodic.pointwise(side.feedback)
+        side = loops.side_of(self._side, type(self).__name__)
+        loss = loops.pointwise(side.feedback)
         warming = functools.partial(
             warm, loss=loss, steps=self.warm_up_steps, learning_rate=self.warm_up_learning_rate
         )

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import episodic, warm_up
-from metarec.torch.episodic import OuterLoss
+from metarec.loops import OuterLoop, OuterLoss
+from metarec.torch import warm_up
 from metarec.torch.layers import initial_mlp, mlp
-from metarec.torch.training import Gradients, OuterLoop, choose_device
+from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
     Adapted,
     Catalogue,
@@ -101,7 +102,7 @@ class DropoutNet:
         """Ratings, or logits (only an order after softmax training and for `target=base`)."""
         if feedback != "rating" and self.target == "base":
             return "order"
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Factorises meta-train and trains both towers."""
@@ -135,7 +136,7 @@ class DropoutNet:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Folds the tasks in and passes them through their tower."""
-        side = episodic.side_of(self._side, type(self).__name__)
+        side = loops.side_of(self._side, type(self).__name__)
         method = Method(users, catalogue, new_items)
         return warm_up.adapt(
             method, side, meta_parameters, support, self.device, self.ignore_support

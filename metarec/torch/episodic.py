@@ -4,38 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
-from metarec.errors import LearnerError
+from metarec import loops
 from metarec.inputs import Inputs, Representation
 from metarec.learner import (
-    Feedback,
     MetaParameters,
-    Predicts,
     Support,
     Training,
-    require_features,
 )
+from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
 from metarec.torch import inner_loop
 from metarec.torch.catalogue import Catalogue, KeptCatalogue
 from metarec.torch.gram import DualWeights
-from metarec.torch.inner_loop import (
-    Episodes,
-    InnerLoop,
-    Loss,
-    Rates,
-    masked_mean,
-    pointwise_loss,
-)
+from metarec.torch.inner_loop import Episodes, Rates, masked_mean, pointwise_loss
 from metarec.torch.scorer import Parameters, Scorer
-from metarec.torch.training import RATE, Gradients, OuterLoop, autograd, train
+from metarec.torch.training import Gradients, autograd, train
 
-OuterLoss = Literal["auto", "pointwise", "softmax"]
 Objective = Callable[[dict[str, Tensor], Episodes, int], Tensor]
 """(meta-parameters, episodes, outer step) to the outer loss."""
 EpisodeGradients = Callable[[dict[str, Tensor], Episodes, int], tuple[Tensor, Mapping[str, Tensor]]]
@@ -122,55 +111,6 @@ def tensors_of(meta_parameters: MetaParameters, device: torch.device) -> dict[st
     }
 
 
-def pointwise(feedback: Feedback) -> Loss:
-    """The loss of a kind of feedback: squared error for ratings, cross-entropy for the others."""
-    return "mse" if feedback == "rating" else "bce"
-
-
-def predicts(feedback: Feedback, kind: OuterLoss) -> Predicts:
-    """What a scorer that was trained by this outer loss predicts."""
-    if feedback == "rating":
-        return "rating"
-    return "logit" if chosen_loss(kind, feedback) == "pointwise" else "order"
-
-
-def chosen_loss(kind: OuterLoss, feedback: Feedback) -> OuterLoss:
-    """`auto` is softmax for labels of 1 and 0, which ranks, and pointwise for ratings.
-
-    Raises:
-        LearnerError: if ratings are to be learned by softmax, or the name is unknown.
-    """
-    if kind not in ("auto", "pointwise", "softmax"):
-        raise LearnerError(f"learner.outer_loss={kind!r}; known: auto, pointwise, softmax")
-    if kind == "softmax" and feedback == "rating":
-        raise LearnerError(
-            "learner.outer_loss=softmax ranks positives; rating feedback needs pointwise or auto"
-        )
-    if kind == "auto":
-        return "pointwise" if feedback == "rating" else "softmax"
-    return kind
-
-
-def side_of(side: Training | None, name: str) -> Training:
-    """The side information of a learner that was fitted, or was given it by `restore`.
-
-    Raises:
-        LearnerError: if it knows none.
-    """
-    if side is None or side.features is None:
-        raise LearnerError(
-            f"{name} knows no features yet: call fit first, or learner.restore(training) before "
-            "adapting with saved meta-parameters"
-        )
-    return side
-
-
-def inputs_of(side: Training | None, meta_parameters: MetaParameters, name: str) -> Inputs:
-    """The inputs of a learner that was fitted or restored; see `side_of`."""
-    known = side_of(side, name)
-    return Inputs.restore(require_features(name, known), known.feedback, meta_parameters)
-
-
 def outer_loss(kind: OuterLoss, loss: Loss, scores: Tensor, episodes: Episodes) -> Tensor:
     """Loss of the queries' scores, a mean over queries or tasks.
 
@@ -224,9 +164,9 @@ def fit(
     Returns:
         Meta-parameters: the scorer's weights, further ones, and the statistics of the inputs.
     """
-    kind = chosen_loss(kind, training.feedback)
+    kind = loops.chosen_loss(kind, training.feedback)
     seen = Inputs.fit(training, representation) if inputs is None else inputs
-    loss = pointwise(training.feedback)
+    loss = loops.pointwise(training.feedback)
     if adaptation.inner.engine == "learn2learn":
         from metarec.torch.reference import import_learn2learn
 
@@ -292,7 +232,7 @@ def adapt(
     scorer, inner = adaptation.scorer, adaptation.inner
     shots, labels, mask, context = shots_of(inputs, support, scorer, device)
     steps = inner.steps > 0 and bool(support.mask.any())
-    loss = pointwise(inputs.feedback)
+    loss = loops.pointwise(inputs.feedback)
     if not adaptation.keeps(weights, rates, names):
         fast: Parameters = weights
         if steps:

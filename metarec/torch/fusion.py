@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError, did_you_mean
-from metarec.inputs import Inputs, initial_layers
-from metarec.torch.scorer import Parameters, last_layer, linear, upper
-
-FusionWeights = Literal["fixed", "learned", "attention"]
-ATTENTION_SIZE = 16
+from metarec.inputs import Inputs
+from metarec.torch.scorer import Parameters, linear, upper
+from metarec.weights import FusionWeights, initial_fusion, last_layer
 
 
 @dataclass(frozen=True)
@@ -45,28 +43,8 @@ class Fusion:
             )
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Draws the MLP and what weighs the sources.
-
-        The first layer begins 1 + C times larger on z, which is a mean of 1 + C sources: so large
-        is each source's part as if it stood in z alone.
-
-        Args:
-            inputs: what the scorer will see.
-            rng: source of the draw.
-
-        Returns:
-            `layer<i>.weight` [in, out] and `layer<i>.bias` [out]; `fusion.logits` [1 + C] where
-            weights are not fixed, all 0; `fusion.query` and `fusion.key` [D, A] for attention.
-        """
-        parameters = initial_layers((inputs.size + inputs.extras, *self.hidden_sizes, 1), rng)
-        parameters["layer0.weight"][: inputs.size] *= 1 + inputs.channels
-        if self.weights != "fixed":
-            parameters["fusion.logits"] = np.zeros(1 + inputs.channels)
-        if self.weights == "attention":
-            for name in ("fusion.query", "fusion.key"):
-                draw = rng.standard_normal((inputs.size, ATTENTION_SIZE))
-                parameters[name] = 0.5 * draw / np.sqrt(inputs.size)
-        return {name: value.astype(np.float32) for name, value in parameters.items()}
+        """Draws the MLP and what weighs the sources; see `weights.initial_fusion`."""
+        return initial_fusion(inputs, self.hidden_sizes, self.weights, rng)
 
     def assemble(self, vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
         """[..., D + C D + E] side by side; with fixed weights already [..., D + E] z and extras."""

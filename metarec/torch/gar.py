@@ -13,13 +13,14 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 from torch.nn import functional
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import episodic, warm_up
-from metarec.torch.inner_loop import Loss
+from metarec.loops import Loss, OuterLoop
+from metarec.torch import warm_up
 from metarec.torch.layers import initial_mlp, mlp
-from metarec.torch.training import Gradients, OuterLoop, choose_device
+from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
     Adapted,
     Catalogue,
@@ -152,8 +153,8 @@ class GAR:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Folds new users in, or generates and warms up the embeddings of new items."""
-        side = episodic.side_of(self._side, type(self).__name__)
-        loss = episodic.pointwise(side.feedback)
+        side = loops.side_of(self._side, type(self).__name__)
+        loss = loops.pointwise(side.feedback)
         warming = functools.partial(
             warm, loss=loss, steps=self.warm_up_steps, learning_rate=self.warm_up_learning_rate
         )

@@ -17,16 +17,10 @@ import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.torch.inner_loop import Episodes, Loss
+from metarec.loops import Loss
+from metarec.torch.inner_loop import Episodes
 from metarec.torch.scorer import Parameters, Scorer
-from metarec.torch.spaces import (
-    Displacement,
-    Space,
-    descend,
-    differentiate,
-    space_of,
-    total_loss,
-)
+from metarec.torch.spaces import Displacement, Space, descend, differentiate, space_of, total_loss
 
 
 @dataclass(frozen=True)

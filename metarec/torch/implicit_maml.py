@@ -10,15 +10,18 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.inputs import Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.loops import InnerLoop, Loss, OuterLoop, OuterLoss
 from metarec.torch import episodic
-from metarec.torch.episodic import Adaptation, Adapted, EpisodeGradients, OuterLoss
+from metarec.torch.episodic import Adaptation, Adapted, EpisodeGradients
 from metarec.torch.implicit import Proximal, implicit_gradients, solve
-from metarec.torch.inner_loop import Episodes, InnerLoop, Loss
-from metarec.torch.scorer import Parameters, ScorerName, build_scorer
+from metarec.torch.inner_loop import Episodes
+from metarec.torch.scorer import Parameters, build_scorer
 from metarec.torch.spaces import space_of
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.training import choose_device
+from metarec.weights import ScorerName
 
 
 class ImplicitMAML:
@@ -86,7 +89,7 @@ class ImplicitMAML:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains; returns the meta-parameters that were best on meta-validation."""
@@ -119,13 +122,13 @@ class ImplicitMAML:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """The solution of each task's inner problem."""
-        inputs = episodic.inputs_of(self._side, meta_parameters, type(self).__name__)
+        inputs = loops.inputs_of(self._side, meta_parameters, type(self).__name__)
         weights = episodic.weights_of(episodic.tensors_of(meta_parameters, self.device))
         rows, labels, mask, context = episodic.shots_of(inputs, support, self.scorer, self.device)
         fast: Parameters = weights
         if self.proximal.steps and support.mask.any():
             space = space_of(self.scorer, weights, rows, rows[:, :0])
-            loss = episodic.pointwise(inputs.feedback)
+            loss = loops.pointwise(inputs.feedback)
             fast = space.moved(solve(space, labels, mask, loss, self.proximal))
         return Adapted(fast, context, inputs, self.scorer, self.device)
 

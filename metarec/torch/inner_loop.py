@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError
+from metarec.loops import Engine, InnerLoop, Loss
 from metarec.torch.gram import DualWeights, affine, dual_steps
-from metarec.torch.scorer import Parameters, Scorer, depth, linear
+from metarec.torch.scorer import Parameters, Scorer, linear
+from metarec.weights import depth
 
 BLOCK = 64
 """Tasks that `gram` takes at a time on a CPU: their fast weights stay in its cache."""
 
-Engine = Literal["auto", "gram", "vmap", "learn2learn"]
-Loss = Literal["bce", "mse"]
 Rates = Mapping[str, Tensor]
 """Learning rate of each adapted weight: broadcasts to [steps, *shape of the weight].
 
@@ -50,37 +49,6 @@ class Episodes(NamedTuple):
     query: Tensor
     query_labels: Tensor
     query_mask: Tensor
-
-
-@dataclass(frozen=True)
-class InnerLoop:
-    """Settings of the inner loop.
-
-    Args:
-        steps: gradient steps on the support set.
-        learning_rate: of the steps, where rates are not given.
-        first_order: do not differentiate through the inner gradients.
-        engine: `gram`, `vmap`, `learn2learn`, or `auto` for the fastest that is exact.
-        compile: whether `torch.compile` makes one program of the outer loss; measure before use
-            (`experiments/speed.py`).
-    """
-
-    steps: int
-    learning_rate: float
-    first_order: bool = False
-    engine: Engine = "auto"
-    compile: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.learning_rate < 0:
-            raise LearnerError(
-                f"inner steps ({self.steps}) and inner learning rate ({self.learning_rate}) must "
-                "not be below 0"
-            )
-        if self.engine not in ("auto", "gram", "vmap", "learn2learn"):
-            raise LearnerError(
-                f"unknown engine {self.engine!r}; known: auto, gram, vmap, learn2learn"
-            )
 
 
 def pointwise_loss(loss: Loss, scores: Tensor, labels: Tensor) -> Tensor:

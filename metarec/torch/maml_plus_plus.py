@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, Int32
+from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.inputs import Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.loops import RATE, Engine, InnerLoop, Loss, OuterLoop, OuterLoss, step_weights
 from metarec.torch import episodic
-from metarec.torch.episodic import Adaptation, Adapted, Objective, OuterLoss
-from metarec.torch.inner_loop import Engine, Episodes, InnerLoop, Loss, Rates
-from metarec.torch.scorer import Parameters, ScorerName, build_scorer
-from metarec.torch.training import RATE, OuterLoop, choose_device
+from metarec.torch.episodic import Adaptation, Adapted, Objective
+from metarec.torch.inner_loop import Episodes, Rates
+from metarec.torch.scorer import Parameters, build_scorer
+from metarec.torch.training import choose_device
+from metarec.weights import ScorerName, layer_of, rates_by_layer
 
 
 class MAMLPlusPlus:
@@ -109,7 +111,7 @@ class MAMLPlusPlus:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains; returns the meta-parameters that were best on meta-validation."""
@@ -117,7 +119,7 @@ class MAMLPlusPlus:
         return episodic.fit(
             training, self.method, self.representation, self.outer, self.outer_loss, self.device,
             "MAML++",
-            initial_rates=lambda weights: initial_rates(weights, self.method.inner),
+            initial_rates=lambda weights: rates_by_layer(weights, self.method.inner),
             objective=lambda loss, kind: multi_step_objective(
                 self.method, loss, kind, self.first_order_steps, self.multi_step_loss_steps
             ),
@@ -136,7 +138,7 @@ class MAMLPlusPlus:
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Gradient steps at the learned rates on each task's support set."""
         return episodic.adapt(
-            episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
+            loops.inputs_of(self._side, meta_parameters, type(self).__name__),
             meta_parameters, support, self.method, self.device,
         )  # fmt: skip
 
@@ -181,31 +183,6 @@ def multi_step_objective(
     return objective
 
 
-def step_weights(
-    step: int, inner_steps: int, annealing_steps: int
-) -> Float64[np.ndarray, " inner_steps"]:
-    """Weight of the loss after each inner step (Antoniou et al. 2019).
-
-    Args:
-        step: outer step.
-        inner_steps: N.
-        annealing_steps: outer steps M after which the last step counts alone.
-
-    Returns:
-        `max(1 - step / M, 0) / N`, and for the last inner step what is missing to a sum of 1.
-    """
-    left = max(1 - step / annealing_steps, 0.0) if annealing_steps else 0.0
-    weights = np.full(inner_steps, left / inner_steps)
-    weights[-1] = 1 - weights[:-1].sum()
-    return weights
-
-
-def initial_rates(weights: Mapping[str, np.ndarray], inner: InnerLoop) -> dict[str, np.ndarray]:
-    """`rate.<layer>` [steps] of each layer, all the same."""
-    rate = np.full(inner.steps, inner.learning_rate, np.float32)
-    return {RATE + layer_of(name): rate.copy() for name in weights}
-
-
 def by_layer(parameters: Parameters, steps: int) -> Rates:
     """[steps] rates of each weight: those of its layer.
 
@@ -221,8 +198,3 @@ def by_layer(parameters: Parameters, steps: int) -> Rates:
         )
     # weight and bias share one tensor, by which the engine gram is known to be exact
     return {name: layers[RATE + layer_of(name)] for name in episodic.weights_of(parameters)}
-
-
-def layer_of(weight: str) -> str:
-    """`layer0` of `layer0.weight`."""
-    return weight.partition(".")[0]

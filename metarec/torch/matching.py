@@ -10,11 +10,12 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import amortised, episodic
+from metarec.loops import OuterLoop, OuterLoss
+from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
-from metarec.torch.episodic import OuterLoss
 from metarec.torch.layers import (
     initial_mlp,
     initial_task_vector,
@@ -25,7 +26,7 @@ from metarec.torch.layers import (
     task_vector,
     with_extra,
 )
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.training import choose_device
 
 SIMILARITY_SCALE, NULL_COSINE = 10.0, 0.8
 """First values of the learned scale of the cosines and of the null key's own cosine.
@@ -108,7 +109,7 @@ class Matching:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains the embedding, the prior and the attention."""
@@ -142,7 +143,7 @@ class Matching:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Conditioned[Memory]:
         """Keys and values of each task's shots."""
-        inputs = episodic.inputs_of(self._side, meta_parameters, type(self).__name__)
+        inputs = loops.inputs_of(self._side, meta_parameters, type(self).__name__)
         return amortised.condition(
             inputs, meta_parameters, support, encode, decode, self.device, self.ignore_support
         )

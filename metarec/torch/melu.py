@@ -12,16 +12,18 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.attributes import Attributes
 from metarec.errors import LearnerError
 from metarec.features import Features
-from metarec.inputs import Inputs, initial_layers
+from metarec.inputs import Inputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, check_served
+from metarec.loops import Engine, InnerLoop, OuterLoop, OuterLoss
 from metarec.torch import episodic
-from metarec.torch.episodic import Adaptation, Adapted, OuterLoss
-from metarec.torch.inner_loop import Engine, InnerLoop
-from metarec.torch.scorer import Parameters, last_layer, linear, upper
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.episodic import Adaptation, Adapted
+from metarec.torch.scorer import Parameters, linear, upper
+from metarec.torch.training import choose_device
+from metarec.weights import initial_layers, last_layer
 
 
 class MeLU:
@@ -88,7 +90,7 @@ class MeLU:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains; returns the meta-parameters that were best on meta-validation.

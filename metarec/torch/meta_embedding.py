@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import episodic, warm_up
-from metarec.torch.episodic import OuterLoss
-from metarec.torch.inner_loop import Loss
+from metarec.loops import Loss, OuterLoop, OuterLoss
+from metarec.torch import warm_up
 from metarec.torch.layers import initial_mlp, mlp
-from metarec.torch.training import Gradients, OuterLoop, choose_device
+from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
     Adapted,
     Catalogue,
@@ -98,7 +98,7 @@ class MetaEmbedding:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Factorises meta-train and meta-trains the generator."""
@@ -138,8 +138,8 @@ class MetaEmbedding:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Folds new users in, or generates and warms up the embeddings of new items."""
-        side = episodic.side_of(self._side, type(self).__name__)
-        loss = episodic.pointwise(side.feedback)
+        side = loops.side_of(self._side, type(self).__name__)
+        loss = loops.pointwise(side.feedback)
         method = Method(lambda _, users, __: users, catalogue, self._warm(loss))
         return warm_up.adapt(
             method, side, meta_parameters, support, self.device, self.ignore_support

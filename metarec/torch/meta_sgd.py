@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from metarec import loops
 from metarec.inputs import Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.loops import RATE, Engine, InnerLoop, OuterLoop, OuterLoss
 from metarec.torch import episodic
-from metarec.torch.episodic import Adaptation, Adapted, OuterLoss
-from metarec.torch.inner_loop import Engine, InnerLoop, Rates
-from metarec.torch.scorer import Parameters, ScorerName, build_scorer
-from metarec.torch.training import RATE, OuterLoop, choose_device
+from metarec.torch.episodic import Adaptation, Adapted
+from metarec.torch.inner_loop import Rates
+from metarec.torch.scorer import Parameters, build_scorer
+from metarec.torch.training import choose_device
+from metarec.weights import ScorerName, rates_by_weight
 
 
 class MetaSGD:
@@ -86,7 +88,7 @@ class MetaSGD:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains; returns the meta-parameters that were best on meta-validation."""
@@ -94,7 +96,7 @@ class MetaSGD:
         return episodic.fit(
             training, self.method, self.representation, self.outer, self.outer_loss, self.device,
             "Meta-SGD",
-            initial_rates=lambda weights: initial_rates(weights, self.inner_learning_rate),
+            initial_rates=lambda weights: rates_by_weight(weights, self.inner_learning_rate),
         )  # fmt: skip
 
     def restore(self, training: Training) -> None:
@@ -110,7 +112,7 @@ class MetaSGD:
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Gradient steps at the learned rates on each task's support set."""
         return episodic.adapt(
-            episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
+            loops.inputs_of(self._side, meta_parameters, type(self).__name__),
             meta_parameters, support, self.method, self.device,
         )  # fmt: skip
 
@@ -119,11 +121,6 @@ class MetaSGD:
     ) -> Float32[np.ndarray, "tasks c"]:
         """[T, C] scores of the candidates by each task's fast weights."""
         return episodic.score(fast_weights, candidates)
-
-
-def initial_rates(weights: Mapping[str, np.ndarray], rate: float) -> dict[str, np.ndarray]:
-    """`rate.<weight>` of the shape of each weight, all the same."""
-    return {RATE + name: np.full_like(value, rate) for name, value in weights.items()}
 
 
 def elementwise(parameters: Parameters) -> Rates:

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import amortised, episodic
+from metarec.loops import OuterLoop, OuterLoss
+from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
-from metarec.torch.episodic import OuterLoss
 from metarec.torch.layers import initial_mlp, mlp, with_extra
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.training import choose_device
 
 
 class Aggregate(NamedTuple):
@@ -86,7 +87,7 @@ class ConditionalNeuralProcess:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains encoder and decoder."""
@@ -117,7 +118,7 @@ class ConditionalNeuralProcess:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Conditioned[Aggregate]:
         """The mean code of each task."""
-        inputs = episodic.inputs_of(self._side, meta_parameters, type(self).__name__)
+        inputs = loops.inputs_of(self._side, meta_parameters, type(self).__name__)
         return amortised.condition(
             inputs, meta_parameters, support, encode, decode, self.device, self.ignore_support
         )

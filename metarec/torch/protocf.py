@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.collaborative import factorise
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, check_served
-from metarec.torch import amortised, episodic
+from metarec.loops import OuterLoop, OuterLoss
+from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Episode, Parameters, Queries, Shots
-from metarec.torch.episodic import OuterLoss
 from metarec.torch.layers import (
     initial_mlp,
     initial_task_vector,
@@ -28,7 +29,7 @@ from metarec.torch.layers import (
     task_vector,
     with_extra,
 )
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.training import choose_device
 
 Similarity = Literal["cosine", "dot"]
 
@@ -131,7 +132,7 @@ class ProtoCF:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains projection, groups and gate, with the teacher's factors where distilled."""
@@ -190,7 +191,7 @@ class ProtoCF:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Conditioned[Item]:
         """The refined prototype of each new item."""
-        inputs = episodic.inputs_of(self._side, meta_parameters, type(self).__name__)
+        inputs = loops.inputs_of(self._side, meta_parameters, type(self).__name__)
         return amortised.condition(
             inputs, meta_parameters, support, *self._functions(), self.device, self.ignore_support
         )

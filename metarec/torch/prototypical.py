@@ -11,13 +11,14 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import amortised, episodic
+from metarec.loops import OuterLoop, OuterLoss
+from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
-from metarec.torch.episodic import OuterLoss
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.training import choose_device
 
 Projection = Literal["mlp", "linear", "none"]
 
@@ -122,9 +123,7 @@ class Prototypical:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings or logits; only an order after softmax training or with nothing trained."""
-        return (
-            "order" if self.projection == "none" else episodic.predicts(feedback, self.outer_loss)
-        )
+        return "order" if self.projection == "none" else loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains the projection, the priors, their strength and the queries."""
@@ -181,7 +180,7 @@ class Prototypical:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Conditioned[Prototypes]:
         """The prototypes of each task."""
-        inputs = episodic.inputs_of(self._side, meta_parameters, type(self).__name__)
+        inputs = loops.inputs_of(self._side, meta_parameters, type(self).__name__)
         return amortised.condition(
             inputs, meta_parameters, support, self._encode(inputs.feedback), decode, self.device,
             self.ignore_support,

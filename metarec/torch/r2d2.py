@@ -11,12 +11,13 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import amortised, episodic
+from metarec.loops import OuterLoop, OuterLoss
+from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
-from metarec.torch.episodic import OuterLoss
 from metarec.torch.layers import (
     initial_mlp,
     initial_task_vector,
@@ -27,7 +28,7 @@ from metarec.torch.layers import (
     task_vector,
     with_extra,
 )
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.training import choose_device
 
 
 class Weights(NamedTuple):
@@ -101,7 +102,7 @@ class R2D2:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains the embedding, the prior, the penalty and the output's scale and bias."""
@@ -138,7 +139,7 @@ class R2D2:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Conditioned[Weights]:
         """The ridge solution of each task."""
-        inputs = episodic.inputs_of(self._side, meta_parameters, type(self).__name__)
+        inputs = loops.inputs_of(self._side, meta_parameters, type(self).__name__)
         return amortised.condition(
             inputs, meta_parameters, support, self._encode(), decode, self.device,
             self.ignore_support,

@@ -11,15 +11,8 @@ import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError
-from metarec.torch.inner_loop import (
-    Episodes,
-    InnerLoop,
-    Loss,
-    Rates,
-    masked_mean,
-    pointwise_loss,
-    rate_of,
-)
+from metarec.loops import InnerLoop, Loss
+from metarec.torch.inner_loop import Episodes, Rates, masked_mean, pointwise_loss, rate_of
 from metarec.torch.scorer import Parameters, Scorer
 
 MISSING = (

@@ -9,13 +9,15 @@ import numpy as np
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.inputs import Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.loops import InnerLoop, Loss, OuterLoop
 from metarec.torch import episodic
 from metarec.torch.episodic import Adaptation, Adapted, EpisodeGradients
-from metarec.torch.inner_loop import Episodes, InnerLoop, Loss
-from metarec.torch.scorer import ScorerName, build_scorer
+from metarec.torch.inner_loop import Episodes
+from metarec.torch.scorer import build_scorer
 from metarec.torch.spaces import (
     Displacement,
     Part,
@@ -25,7 +27,8 @@ from metarec.torch.spaces import (
     space_of,
     total_loss,
 )
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.training import choose_device
+from metarec.weights import ScorerName
 
 
 class Reptile:
@@ -97,7 +100,7 @@ class Reptile:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits."""
-        return episodic.predicts(feedback, "pointwise")
+        return loops.predicts(feedback, "pointwise")
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains; returns the meta-parameters that were best on meta-validation."""
@@ -120,7 +123,7 @@ class Reptile:
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Gradient steps on each task's support set."""
         return episodic.adapt(
-            episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
+            loops.inputs_of(self._side, meta_parameters, type(self).__name__),
             meta_parameters, support, self.method, self.device,
         )  # fmt: skip
 

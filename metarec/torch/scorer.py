@@ -8,24 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError, did_you_mean
-from metarec.inputs import Inputs, initial_layers
+from metarec.inputs import Inputs
+from metarec.weights import PRODUCT_SCALE, SIMILARITY_SCALE, depth, initial_mlp, last_layer
 
 Parameters = Mapping[str, Tensor]
-
-ScorerName = Literal[
-    "mlp", "mlp_item", "cosine", "dot", "bilinear", "fusion_fixed", "fusion_learned",
-    "fusion_attention",
-]  # fmt: skip
-
-PRODUCT_SCALE = 3.0
-SIMILARITY_SCALE = 10.0
 
 
 @runtime_checkable
@@ -148,10 +141,7 @@ class MLP:
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws the initial weights (He et al. 2015, fan-in; a small last layer)."""
-        size = inputs.size + inputs.extras
-        if self.context:
-            size += inputs.channels * (2 * inputs.size + 1)
-        return initial_layers((size, *self.hidden_sizes, 1), rng)
+        return initial_mlp(inputs, self.hidden_sizes, self.context, rng)
 
     def assemble(self, vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
         """[..., D + C D + C D + C + E]: x, c, 3 x * c, 10 mean(x * c), extras.
@@ -214,21 +204,6 @@ class MLP:
         if extra.shape[-1]:
             hidden = hidden + torch.einsum("ne,teh->tnh", extra, of_extra)
         return upper(parameters, hidden)
-
-
-def depth(parameters: Parameters) -> int:
-    """Number of layers of the MLP."""
-    return 1 + max(
-        int(name.removeprefix("layer").removesuffix(".weight"))
-        for name in parameters
-        if name.startswith("layer") and name.endswith(".weight")
-    )
-
-
-def last_layer(parameters: Parameters) -> frozenset[str]:
-    """Weight and bias of the last layer of the MLP."""
-    number = depth(parameters) - 1
-    return frozenset({f"layer{number}.weight", f"layer{number}.bias"})
 
 
 def linear(parameters: Parameters, layer: int, values: Tensor) -> Tensor:

@@ -17,12 +17,13 @@ from torch import Tensor
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs
 from metarec.torch.scorer import Parameters
-
-SOFTENING = 1e-4
-"""Added to mean squares before roots are taken: the cosine of a zero vector is 0, and smooth."""
-INITIAL_FORM = 3.0
-LAST = frozenset({"prior", "log_temperature", "extra", "bias"})
-"""What ANIL adapts: all but what embeds."""
+from metarec.weights import (
+    LAST_OF_SIMILARITY,
+    SOFTENING,
+    initial_bilinear,
+    initial_cosine,
+    initial_dot,
+)
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,7 @@ class Dot:
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws `projection` [C, D, S], `prior` [S], `extra` [E] where E > 0, and `bias` [1]."""
-        projection = _initial_projection(inputs, self.embedding_size, rng)
-        return _with_terms(inputs, rng, projection=projection)
+        return initial_dot(inputs, self.embedding_size, rng)
 
     def assemble(self, vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
         """[..., D + C D + E] the vectors, contexts and extras side by side."""
@@ -81,7 +81,7 @@ class Dot:
 
     def last(self, parameters: Parameters) -> frozenset[str]:
         """The prior, the weights of the extras and the bias: all but the projection."""
-        return LAST & frozenset(parameters)
+        return LAST_OF_SIMILARITY & frozenset(parameters)
 
 
 @dataclass(frozen=True)
@@ -104,14 +104,8 @@ class Cosine:
         _check_size(self.embedding_size)
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        """Draws what `Dot` draws and `log_temperature` [1], the log of the cosine's factor.
-
-        The cosine of two random directions varies by 1 / sqrt(S); the factor begins at half of the
-        inverse.
-        """
-        projection = _initial_projection(inputs, self.embedding_size, rng)
-        temperature = np.array([np.log(0.5 * np.sqrt(self.embedding_size))])
-        return _with_terms(inputs, rng, projection=projection, log_temperature=temperature)
+        """Draws what `Dot` draws and `log_temperature` [1]."""
+        return initial_cosine(inputs, self.embedding_size, rng)
 
     def assemble(self, vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
         """[..., D + C D + E] the vectors, contexts and extras side by side."""
@@ -142,7 +136,7 @@ class Cosine:
 
     def last(self, parameters: Parameters) -> frozenset[str]:
         """The prior, the temperature, the weights of the extras and the bias."""
-        return LAST & frozenset(parameters)
+        return LAST_OF_SIMILARITY & frozenset(parameters)
 
 
 @dataclass(frozen=True)
@@ -159,8 +153,7 @@ class Bilinear:
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws `interaction` [C, D, D], `prior` [D], `extra` [E] where E > 0, and `bias` [1]."""
-        interaction = np.tile(INITIAL_FORM * np.eye(inputs.size), (inputs.channels, 1, 1))
-        return _with_terms(inputs, rng, interaction=interaction)
+        return initial_bilinear(inputs, rng)
 
     def assemble(self, vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
         """[..., D + C D + E] the vectors, contexts and extras side by side."""
@@ -190,7 +183,7 @@ class Bilinear:
 
     def last(self, parameters: Parameters) -> frozenset[str]:
         """The prior, the weights of the extras and the bias: all but the bilinear form."""
-        return LAST & frozenset(parameters)
+        return LAST_OF_SIMILARITY & frozenset(parameters)
 
 
 def assemble(vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
@@ -220,27 +213,6 @@ def _terms(parameters: Parameters, extra: Tensor) -> Tensor:
 def _unit(values: Tensor) -> Tensor:
     """Vectors [..., S] of length sqrt(S), softened: 0 stays 0."""
     return values * (values.square().mean(-1, keepdim=True) + SOFTENING).rsqrt()
-
-
-def _initial_projection(inputs: Inputs, size: int, rng: np.random.Generator) -> np.ndarray:
-    """[C, D, S]: all channels begin in one space; texts and profiles come from one encoder."""
-    first = rng.standard_normal((inputs.size, size)) / np.sqrt(inputs.size)
-    return np.stack([first, *[0.5 * first] * (inputs.channels - 1)])
-
-
-def _with_terms(
-    inputs: Inputs, rng: np.random.Generator, **weights: np.ndarray
-) -> dict[str, np.ndarray]:
-    """The weights with prior, extras and bias beside them, float32."""
-    size = next(iter(weights.values())).shape[-1]
-    drawn: dict[str, np.ndarray] = {
-        **weights,
-        "prior": 0.3 * rng.standard_normal((size,)),
-        "bias": np.zeros(1),
-    }
-    if inputs.extras:
-        drawn["extra"] = np.zeros(inputs.extras)
-    return {name: value.astype(np.float32) for name, value in drawn.items()}
 
 
 def _check_size(embedding_size: int) -> None:

@@ -18,7 +18,8 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from metarec.torch.inner_loop import Loss, fastest_engine, gram_of, masked_mean, pointwise_loss
+from metarec.loops import Loss
+from metarec.torch.inner_loop import fastest_engine, gram_of, masked_mean, pointwise_loss
 from metarec.torch.scorer import Parameters, Scorer, linear, upper
 
 Displacement = dict[str, Tensor]

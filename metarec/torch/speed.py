@@ -17,6 +17,7 @@ from torch import Tensor
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs
 from metarec.learner import Training
+from metarec.loops import InnerLoop
 from metarec.speed.memory import resident_peak_bytes
 from metarec.speed.work import LEARN2LEARN, Contender, StepArrays, StepWork, step_arrays
 from metarec.torch import reference
@@ -24,7 +25,6 @@ from metarec.torch.catalogue import Catalogue
 from metarec.torch.episodic import episodes_of, outer_loss, weights_of
 from metarec.torch.inner_loop import (
     Episodes,
-    InnerLoop,
     adapt,
     adapt_dual,
     masked_mean,

@@ -11,15 +11,16 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.torch import amortised, episodic
+from metarec.loops import OuterLoop, OuterLoss
+from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Episode, Parameters, Queries, Shots
-from metarec.torch.episodic import OuterLoss
 from metarec.torch.layers import initial_mlp, mlp, with_extra
 from metarec.torch.neural_process import labelled
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.training import choose_device
 
 Modulation = Literal["film", "gating"]
 
@@ -123,7 +124,7 @@ class TaNP:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Meta-trains encoders, pool and decoder."""
@@ -184,7 +185,7 @@ class TaNP:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Conditioned[Task]:
         """The latent mean and the modulation of each task."""
-        inputs = episodic.inputs_of(self._side, meta_parameters, type(self).__name__)
+        inputs = loops.inputs_of(self._side, meta_parameters, type(self).__name__)
         return amortised.condition(
             inputs, meta_parameters, support,
             functools.partial(encode, temperature=self.temperature), decode, self.device,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,53 +12,10 @@ from tqdm.auto import tqdm
 
 from metarec.errors import LearnerError
 from metarec.learner import MetaParameters, Training
+from metarec.loops import RATE, OuterLoop
 
 Gradients = Callable[[dict[str, Tensor], int], tuple[Tensor, Mapping[str, Tensor]]]
 """(meta-parameters, step) to (loss, gradient of each meta-parameter)."""
-
-RATE = "rate."
-"""Prefix of meta-learned learning rates among the meta-parameters; they are not decayed."""
-
-
-@dataclass(frozen=True)
-class OuterLoop:
-    """Settings of the outer loop.
-
-    Args:
-        steps: number of outer steps, at the most.
-        learning_rate: of Adam.
-        weight_decay: decoupled (AdamW, Loshchilov & Hutter 2019). Meta-learned learning rates
-            (names that start with `rate.`) are left out: they have no reason to be near 0.
-        validate_every: steps between two looks at meta-validation.
-        patience: looks without improvement after which training stops.
-        cosine: let the learning rate fall to 0 along half a cosine over `steps` (Loshchilov &
-            Hutter 2017, equation 5, without restarts).
-    """
-
-    steps: int = 1000
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    validate_every: int = 100
-    patience: int = 5
-    cosine: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps < 0 or self.validate_every < 1 or self.patience < 1:
-            raise LearnerError(
-                f"learner.steps={self.steps} must be at least 0, learner.validate_every="
-                f"{self.validate_every} and learner.patience={self.patience} at least 1"
-            )
-        if self.learning_rate <= 0 or self.weight_decay < 0:
-            raise LearnerError(
-                f"learner.learning_rate={self.learning_rate} must be above 0 and "
-                f"learner.weight_decay={self.weight_decay} not below"
-            )
-
-    def learning_rate_at(self, step: int) -> float:
-        """The learning rate of an outer step."""
-        if not self.cosine:
-            return self.learning_rate
-        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * step / self.steps))
 
 
 def choose_device(device: str) -> torch.device:

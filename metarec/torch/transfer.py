@@ -8,13 +8,15 @@ from typing import ClassVar
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from metarec import loops
 from metarec.inputs import Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.loops import InnerLoop, OuterLoop, OuterLoss
 from metarec.torch import episodic
-from metarec.torch.episodic import Adaptation, Adapted, OuterLoss
-from metarec.torch.inner_loop import InnerLoop
-from metarec.torch.scorer import ScorerName, build_scorer
-from metarec.torch.training import OuterLoop, choose_device
+from metarec.torch.episodic import Adaptation, Adapted
+from metarec.torch.scorer import build_scorer
+from metarec.torch.training import choose_device
+from metarec.weights import ScorerName
 
 
 class Transfer:
@@ -76,7 +78,7 @@ class Transfer:
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
-        return episodic.predicts(feedback, self.outer_loss)
+        return loops.predicts(feedback, self.outer_loss)
 
     def fit(self, training: Training) -> MetaParameters:
         """Pretrains on meta-train episodes; returns the weights best on meta-validation."""
@@ -99,7 +101,7 @@ class Transfer:
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> Adapted:
         """Fine-tunes a copy of the weights on each task's support set."""
         return episodic.adapt(
-            episodic.inputs_of(self._side, meta_parameters, type(self).__name__),
+            loops.inputs_of(self._side, meta_parameters, type(self).__name__),
             meta_parameters, support, self.method, self.device,
         )  # fmt: skip
 

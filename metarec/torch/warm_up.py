@@ -16,13 +16,14 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
+from metarec import loops
 from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorEpisodes, FactorInputs
 from metarec.learner import MetaParameters, Support, Training
+from metarec.loops import Loss, OuterLoop, OuterLoss
 from metarec.torch import episodic
-from metarec.torch.episodic import OuterLoss
-from metarec.torch.inner_loop import Episodes, Loss, pointwise_loss
-from metarec.torch.training import Gradients, OuterLoop, autograd, train
+from metarec.torch.inner_loop import Episodes, pointwise_loss
+from metarec.torch.training import Gradients, autograd, train
 
 Parameters = Mapping[str, Tensor]
 """Learned weights; as `users.mean`, `users.scale`, `items.mean` and `items.scale` [F] the mean and
@@ -207,8 +208,8 @@ def fit(
     """
     inputs, episodes = FactorInputs.fit(training, embedding_size)
     draw = Draw(
-        episodes, episodic.pointwise(training.feedback),
-        episodic.chosen_loss(outer_loss, training.feedback),
+        episodes, loops.pointwise(training.feedback),
+        loops.chosen_loss(outer_loss, training.feedback),
         training.seed, device, _statistics(inputs, device),
     )  # fmt: skip
     first = {
@@ -376,7 +377,7 @@ def adapt(
 
     Args:
         method: of the learner.
-        side: what the learner was fitted on or restored with; see `episodic.side_of`.
+        side: what the learner was fitted on or restored with; see `loops.side_of`.
         meta_parameters: of the learner.
         support: of T tasks; what stands beside its shots does not matter.
         device: where to compute.

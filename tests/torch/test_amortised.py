@@ -15,11 +15,11 @@ from metarec.errors import LearnerError
 from metarec.features import build_features
 from metarec.inputs import Inputs
 from metarec.learner import Feedback, Support, TaskKind, Training
+from metarec.loops import OuterLoop
 from metarec.splits import Split
 from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Episode, Parameters, Queries, Shots
 from metarec.torch.protocf import ProtoCF
-from metarec.torch.training import OuterLoop
 
 CPU = torch.device("cpu")
 SIZE = 5

@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from metarec.inputs import initial_layers
+from metarec.loops import InnerLoop
 from metarec.torch import catalogue as catalogue_module
 from metarec.torch.catalogue import Catalogue, KeptCatalogue
-from metarec.torch.inner_loop import InnerLoop, adapt, adapt_dual, first_layer
-from metarec.torch.scorer import MLP, last_layer
+from metarec.torch.inner_loop import adapt, adapt_dual, first_layer
+from metarec.torch.scorer import MLP
+from metarec.weights import initial_layers, last_layer
 
 SCORER = MLP((8, 4), context=False)
 INNER = InnerLoop(steps=3, learning_rate=0.3)

@@ -11,35 +11,30 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarec import loops
 from metarec.data.dataset import Dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import LearnerError
 from metarec.features import build_features
 from metarec.learner import MetaParameters, Training
+from metarec.loops import RATE, InnerLoop, step_weights
 from metarec.splits import Split
 from metarec.torch import episodic, reptile
 from metarec.torch.anil import ANIL
 from metarec.torch.episodic import Adaptation
 from metarec.torch.inner_loop import (
     Episodes,
-    InnerLoop,
     choose_engine,
     masked_mean,
     pointwise_loss,
     query_scores,
 )
-from metarec.torch.maml_plus_plus import (
-    MAMLPlusPlus,
-    by_layer,
-    layer_of,
-    multi_step_objective,
-    step_weights,
-)
-from metarec.torch.meta_sgd import MetaSGD, elementwise, initial_rates
+from metarec.torch.maml_plus_plus import MAMLPlusPlus, by_layer, multi_step_objective
+from metarec.torch.meta_sgd import MetaSGD, elementwise
 from metarec.torch.reptile import Reptile, pseudo_gradients
 from metarec.torch.scorer import MLP
 from metarec.torch.spaces import WeightSpace
-from metarec.torch.training import RATE
+from metarec.weights import layer_of, rates_by_weight
 
 TASKS, SHOTS, QUERIES, SIZE, HIDDEN = 5, 7, 6, 9, (8, 6)
 LINEAR, NETWORK = MLP(()), MLP(HIDDEN)
@@ -206,7 +201,7 @@ def test_the_rates_of_meta_sgd_start_alike_and_learn(tiny_dataset: Dataset) -> N
 def test_rates_of_single_weights_rule_the_dual_form_out() -> None:
     weights = draw_parameters()
     arrays = {name: value.numpy() for name, value in weights.items()}
-    rates = elementwise({n: torch.from_numpy(x) for n, x in initial_rates(arrays, 0.1).items()})
+    rates = elementwise({n: torch.from_numpy(x) for n, x in rates_by_weight(arrays, 0.1).items()})
     assert choose_engine(NETWORK, weights, InnerLoop(1, 0.1), rates, None) == "vmap"
     with pytest.raises(LearnerError, match="engine=gram"):
         choose_engine(NETWORK, weights, InnerLoop(1, 0.1, engine="gram"), rates, None)
@@ -239,7 +234,7 @@ def slopes(value: Tensor, parameters: dict[str, Tensor]) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", ["pointwise", "softmax"])
-def test_the_multi_step_loss_weighs_the_loss_after_each_step(kind: episodic.OuterLoss) -> None:
+def test_the_multi_step_loss_weighs_the_loss_after_each_step(kind: loops.OuterLoss) -> None:
     (method, parameters), episodes = plus_plus(), draw_episodes()
     losses = []
     for steps in (1, 2, 3):

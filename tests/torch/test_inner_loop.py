@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from metarec.errors import LearnerError
+from metarec.loops import Engine, InnerLoop, Loss
 from metarec.torch import inner_loop, reference
 from metarec.torch.inner_loop import (
-    Engine,
     Episodes,
-    InnerLoop,
-    Loss,
     Rates,
     adapt,
     choose_engine,

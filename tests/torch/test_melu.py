@@ -13,8 +13,9 @@ from metarec.data.dataset import Dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import LearnerError
 from metarec.learner import TaskKind, Training
+from metarec.loops import InnerLoop
 from metarec.splits import Split
-from metarec.torch.inner_loop import InnerLoop, choose_engine
+from metarec.torch.inner_loop import choose_engine
 from metarec.torch.melu import AttributeMLP, MeLU, decision_layers, features_of
 
 GENRES, DECADES = 6, 3

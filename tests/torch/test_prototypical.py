@@ -14,14 +14,7 @@ from metarec.features import Features
 from metarec.inputs import Inputs
 from metarec.learner import Feedback
 from metarec.torch.amortised import Queries, Shots
-from metarec.torch.prototypical import (
-    Prototypes,
-    Prototypical,
-    decode,
-    encode,
-    means,
-    side_weights,
-)
+from metarec.torch.prototypical import Prototypes, Prototypical, decode, encode, means, side_weights
 
 T, N, K, M, E, D = 3, 4, 5, 2, 4, 6
 

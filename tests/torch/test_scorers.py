@@ -12,10 +12,12 @@ from torch import Tensor
 from metarec.errors import LearnerError
 from metarec.features import Features
 from metarec.inputs import Inputs
+from metarec.loops import InnerLoop
 from metarec.torch.fusion import Fusion, FusionWeights
-from metarec.torch.inner_loop import Episodes, InnerLoop, query_scores
+from metarec.torch.inner_loop import Episodes, query_scores
 from metarec.torch.scorer import Scorer, build_scorer
-from metarec.torch.similarity import SOFTENING, Bilinear, Cosine, Dot
+from metarec.torch.similarity import Bilinear, Cosine, Dot
+from metarec.weights import SOFTENING
 
 NAMES = (
     "mlp", "mlp_item", "cosine", "dot", "bilinear", "fusion_fixed", "fusion_learned",

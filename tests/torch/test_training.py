@@ -14,8 +14,9 @@ from torch import Tensor
 from metarec.data.dataset import Dataset
 from metarec.episodes import EpisodeSampler
 from metarec.learner import MetaParameters, Training
+from metarec.loops import OuterLoop
 from metarec.splits import Split
-from metarec.torch.training import OuterLoop, train
+from metarec.torch.training import train
 
 
 def run(

@@ -1,0 +1,161 @@
+"""The loops of meta-learning, whatever computes them: settings, losses, side information."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float64
+
+from metarec.errors import LearnerError
+from metarec.inputs import Inputs
+from metarec.learner import Feedback, MetaParameters, Predicts, Training, require_features
+
+Engine = Literal["auto", "gram", "vmap", "learn2learn"]
+Loss = Literal["bce", "mse"]
+OuterLoss = Literal["auto", "pointwise", "softmax"]
+
+RATE = "rate."
+"""Prefix of meta-learned learning rates among the meta-parameters; they are not decayed."""
+
+
+@dataclass(frozen=True)
+class InnerLoop:
+    """Settings of the inner loop.
+
+    Args:
+        steps: gradient steps on the support set.
+        learning_rate: of the steps, where rates are not given.
+        first_order: do not differentiate through the inner gradients.
+        engine: `gram`, `vmap`, `learn2learn`, or `auto` for the fastest that is exact.
+        compile: whether `torch.compile` makes one program of the outer loss; measure before use
+            (`experiments/speed.py`).
+    """
+
+    steps: int
+    learning_rate: float
+    first_order: bool = False
+    engine: Engine = "auto"
+    compile: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.learning_rate < 0:
+            raise LearnerError(
+                f"inner steps ({self.steps}) and inner learning rate ({self.learning_rate}) must "
+                "not be below 0"
+            )
+        if self.engine not in ("auto", "gram", "vmap", "learn2learn"):
+            raise LearnerError(
+                f"unknown engine {self.engine!r}; known: auto, gram, vmap, learn2learn"
+            )
+
+
+@dataclass(frozen=True)
+class OuterLoop:
+    """Settings of the outer loop.
+
+    Args:
+        steps: number of outer steps, at the most.
+        learning_rate: of Adam.
+        weight_decay: decoupled (AdamW, Loshchilov & Hutter 2019). Meta-learned learning rates
+            (names that start with `rate.`) are left out: they have no reason to be near 0.
+        validate_every: steps between two looks at meta-validation.
+        patience: looks without improvement after which training stops.
+        cosine: let the learning rate fall to 0 along half a cosine over `steps` (Loshchilov &
+            Hutter 2017, equation 5, without restarts).
+    """
+
+    steps: int = 1000
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.0
+    validate_every: int = 100
+    patience: int = 5
+    cosine: bool = False
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.validate_every < 1 or self.patience < 1:
+            raise LearnerError(
+                f"learner.steps={self.steps} must be at least 0, learner.validate_every="
+                f"{self.validate_every} and learner.patience={self.patience} at least 1"
+            )
+        if self.learning_rate <= 0 or self.weight_decay < 0:
+            raise LearnerError(
+                f"learner.learning_rate={self.learning_rate} must be above 0 and "
+                f"learner.weight_decay={self.weight_decay} not below"
+            )
+
+    def learning_rate_at(self, step: int) -> float:
+        """The learning rate of an outer step."""
+        if not self.cosine:
+            return self.learning_rate
+        return 0.5 * self.learning_rate * (1 + math.cos(math.pi * step / self.steps))
+
+
+def pointwise(feedback: Feedback) -> Loss:
+    """The loss of a kind of feedback: squared error for ratings, cross-entropy for the others."""
+    return "mse" if feedback == "rating" else "bce"
+
+
+def predicts(feedback: Feedback, kind: OuterLoss) -> Predicts:
+    """What a scorer that was trained by this outer loss predicts."""
+    if feedback == "rating":
+        return "rating"
+    return "logit" if chosen_loss(kind, feedback) == "pointwise" else "order"
+
+
+def chosen_loss(kind: OuterLoss, feedback: Feedback) -> OuterLoss:
+    """`auto` is softmax for labels of 1 and 0, which ranks, and pointwise for ratings.
+
+    Raises:
+        LearnerError: if ratings are to be learned by softmax, or the name is unknown.
+    """
+    if kind not in ("auto", "pointwise", "softmax"):
+        raise LearnerError(f"learner.outer_loss={kind!r}; known: auto, pointwise, softmax")
+    if kind == "softmax" and feedback == "rating":
+        raise LearnerError(
+            "learner.outer_loss=softmax ranks positives; rating feedback needs pointwise or auto"
+        )
+    if kind == "auto":
+        return "pointwise" if feedback == "rating" else "softmax"
+    return kind
+
+
+def side_of(side: Training | None, name: str) -> Training:
+    """The side information of a learner that was fitted, or was given it by `restore`.
+
+    Raises:
+        LearnerError: if it knows none.
+    """
+    if side is None or side.features is None:
+        raise LearnerError(
+            f"{name} knows no features yet: call fit first, or learner.restore(training) before "
+            "adapting with saved meta-parameters"
+        )
+    return side
+
+
+def inputs_of(side: Training | None, meta_parameters: MetaParameters, name: str) -> Inputs:
+    """The inputs of a learner that was fitted or restored; see `side_of`."""
+    known = side_of(side, name)
+    return Inputs.restore(require_features(name, known), known.feedback, meta_parameters)
+
+
+def step_weights(
+    step: int, inner_steps: int, annealing_steps: int
+) -> Float64[np.ndarray, " inner_steps"]:
+    """Weight of the loss after each inner step (Antoniou et al. 2019).
+
+    Args:
+        step: outer step.
+        inner_steps: N.
+        annealing_steps: outer steps M after which the last step counts alone.
+
+    Returns:
+        `max(1 - step / M, 0) / N`, and for the last inner step what is missing to a sum of 1.
+    """
+    left = max(1 - step / annealing_steps, 0.0) if annealing_steps else 0.0
+    weights = np.full(inner_steps, left / inner_steps)
+    weights[-1] = 1 - weights[:-1].sum()
+    return weights
