@@ -1,0 +1,107 @@
+"""Scoring a catalogue for one new user after another, with what is common to all kept.
+
+For a scorer that sees the candidate alone, the first adapted layer's output on the whole catalogue,
+`X W0 + b0`, is the same for all users before adaptation. In dual form a user's steps change it by
+`(X Xs' + 1) A`, [N, K] by [K, H], so that a user with K shots costs N K (D + H) products there
+instead of N D H.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from metarec.jax.gram import DualWeights
+from metarec.jax.inner_loop import after, frozen, gram_of
+from metarec.jax.scorer import Parameters, Scorer, linear, upper
+
+ROWS = 2048
+"""Candidates at a time: their hidden values stay in the processor's cache."""
+
+
+class Catalogue:
+    """What is the same of a catalogue for all tasks.
+
+    Args:
+        scorer: of the MLP kind (`dual`), which sees no context.
+        parameters: shared weights.
+        inputs: [N, in] assembled inputs of the catalogue.
+        first: number of the first layer that adapts; the layers below are computed once.
+    """
+
+    def __init__(
+        self, scorer: Scorer, parameters: Parameters, inputs: Array, first: int = 0
+    ) -> None:
+        self.size = len(inputs)
+        blocks = max(-(-self.size // ROWS), 1)
+        padded = jnp.pad(inputs, ((0, blocks * ROWS - self.size), (0, 0)))
+        kept = _kept(scorer, first, parameters, padded)
+        self.features, self.before, self.unadapted = kept
+
+    def scores(self, support: Array | None, state: DualWeights | None, tasks: int = 1) -> Array:
+        """Scores of the catalogue for T tasks.
+
+        Args:
+            support: [T, K, features] input of the first adapted layer on the shots.
+            state: of the tasks, as `inner_loop.adapt_dual` gives it; None without adaptation.
+            tasks: T, where there is no state.
+
+        Returns:
+            [T, N] scores.
+        """
+        if state is None or support is None:
+            return jnp.broadcast_to(self.unadapted[: self.size], (tasks, self.size))
+        return _scores(self.features, self.before, support, state)[:, : self.size]
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _kept(
+    scorer: Scorer, first: int, parameters: Parameters, inputs: Array
+) -> tuple[Array, Array, Array]:
+    values = frozen(parameters, first, scorer.embed(parameters, inputs))
+    before = linear(parameters, first, values)
+    return values, before, upper(parameters, before, first + 1)
+
+
+@jax.jit
+def _scores(features: Array, before: Array, support: Array, state: DualWeights) -> Array:
+    """[T, blocks * ROWS] scores, block by block."""
+
+    def of_block(block: tuple[Array, Array]) -> Array:
+        rows, values = block
+        return after(values[None], gram_of(rows[None], support), state)
+
+    blocks = tuple(values.reshape(-1, ROWS, values.shape[-1]) for values in (features, before))
+    scores = lax.map(of_block, blocks)
+    return jnp.moveaxis(scores, 0, 1).reshape(len(support), -1)
+
+
+@dataclass
+class KeptCatalogue:
+    """The catalogue that was scored last, kept for the next tasks with the same meta-parameters."""
+
+    _weights: tuple[np.ndarray, ...] = ()
+    _candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    _catalogue: Catalogue | None = None
+
+    def get(
+        self,
+        meta_parameters: Mapping[str, np.ndarray],
+        candidates: np.ndarray,
+        make: Callable[[], Catalogue],
+    ) -> Catalogue:
+        """The kept catalogue, or a new one if the weights or the candidates are others."""
+        weights = tuple(meta_parameters.values())
+        same = len(weights) == len(self._weights) and all(
+            mine is theirs for mine, theirs in zip(self._weights, weights, strict=True)
+        )
+        if self._catalogue is None or not same or not np.array_equal(candidates, self._candidates):
+            self._catalogue = make()
+            self._weights, self._candidates = weights, candidates.copy()
+        return self._catalogue

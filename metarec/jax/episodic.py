@@ -1,0 +1,339 @@
+"""What gradient-based and transfer learning share: the scorer on episodes, its adaptation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jaxtyping import Float32, Int32
+
+from metarec import loops
+from metarec.inputs import Inputs, Representation
+from metarec.jax import inner_loop
+from metarec.jax.catalogue import Catalogue, KeptCatalogue
+from metarec.jax.compiled import compiled
+from metarec.jax.devices import Devices
+from metarec.jax.gram import DualWeights
+from metarec.jax.inner_loop import Episodes, Rates, masked_mean, pointwise_loss
+from metarec.jax.scorer import Parameters, Scorer
+from metarec.jax.training import Batch, Gradients, autograd, train
+from metarec.learner import MetaParameters, Support, Training
+from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
+
+Objective = Callable[[dict[str, Array], Episodes, Any, Any], Array]
+"""(meta-parameters, episodes, and the two of `ByStep`) to the outer loss."""
+ByStep = Callable[[int], tuple[Any, Hashable]]
+"""What an outer loss depends on beside the episodes: arrays, and what makes another program."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How a scorer adapts to a support set; hashable, one compiled program each.
+
+    Args:
+        scorer: whose weights adapt.
+        inner: steps, learning rate, order and engine.
+        rates: from the meta-parameters to the learning rates by weight; None for one rate.
+        names: from the meta-parameters to the weights that adapt; None for all of the scorer's.
+        kept: what the last catalogue has in common for all tasks.
+    """
+
+    scorer: Scorer
+    inner: InnerLoop
+    rates: Callable[[Parameters], Rates] | None = None
+    names: Callable[[Parameters], frozenset[str]] | None = None
+    kept: KeptCatalogue = field(default_factory=KeptCatalogue, repr=False, compare=False)
+
+    def off(self) -> Adaptation:
+        """The same without a step."""
+        return replace(self, inner=replace(self.inner, steps=0), kept=KeptCatalogue())
+
+    def settings(self, parameters: Parameters) -> dict[str, Any]:
+        """`rates` and `names` as `inner_loop` takes them."""
+        return {
+            "rates": None if self.rates is None else self.rates(parameters),
+            "names": None if self.names is None else self.names(weights_of(parameters)),
+        }
+
+    def keeps(self, parameters: Parameters) -> bool:
+        """Whether a catalogue is scored by what is kept of it (`metarec.jax.catalogue`)."""
+        fastest = inner_loop.fastest_engine(
+            self.scorer, weights_of(parameters), **self.settings(parameters)
+        )
+        return not self.scorer.context and fastest == "gram"
+
+    def query_scores(
+        self, parameters: Parameters, episodes: Episodes, loss: Loss, every_step: bool = False
+    ) -> Array:
+        """Scores of the queries after the steps, by `inner_loop.query_scores`."""
+        return inner_loop.query_scores(
+            self.scorer, weights_of(parameters), episodes, loss=loss, inner=self.inner,
+            every_step=every_step, **self.settings(parameters),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """Fast weights of T tasks, and what is fixed within a task.
+
+    The tasks are padded, so that few numbers of them make programs of their own.
+
+    Args:
+        tasks: T.
+        parameters: of the scorer, those that adapted with a leading task axis; shared ones where
+            `dual` is given.
+        context: [padded T, C, D].
+        inputs: of the learner that adapted.
+        scorer: whose weights they are.
+        device: where the weights are.
+        catalogue: from candidates to what is kept of them, where that serves.
+        dual: the first adapted layer's input on the shots, and its dual state.
+    """
+
+    tasks: int
+    parameters: Parameters
+    context: Array
+    inputs: Inputs
+    scorer: Scorer
+    device: Any
+    catalogue: Callable[[np.ndarray], Catalogue] | None = None
+    dual: tuple[Array, DualWeights] | None = None
+
+
+def weights_of(parameters: Mapping[str, Array]) -> dict[str, Array]:
+    """The scorer's weights among the meta-parameters."""
+    return {
+        name: value for name, value in parameters.items() if not name.startswith(("inputs.", RATE))
+    }
+
+
+def arrays_of(meta_parameters: MetaParameters, device: Any) -> dict[str, Array]:
+    """All that was learned, without the statistics of the inputs."""
+    learned = {
+        name: value for name, value in meta_parameters.items() if not name.startswith("inputs.")
+    }
+    found: dict[str, Array] = jax.device_put(learned, device)
+    return found
+
+
+def outer_loss(kind: OuterLoss, loss: Loss, scores: Array, episodes: Episodes) -> Array:
+    """Loss of the queries' scores, a mean over queries or tasks.
+
+    Args:
+        kind: `pointwise` is the mean of `loss` over all queries; `softmax` the cross-entropy of
+            each positive among all queries of its task (sampled softmax), for 1 and 0 labels.
+        loss: the pointwise loss.
+        scores: [T, Q].
+        episodes: labels and masks.
+    """
+    labels, mask = episodes.query_labels, episodes.query_mask
+    if kind == "pointwise":
+        return masked_mean(pointwise_loss(loss, scores, labels).ravel(), mask.ravel())
+    # a task without queries would have nothing but -inf to sum, and its gradient would not be 0
+    there = (mask > 0) | (mask.sum(-1, keepdims=True) == 0)
+    log_share = jax.nn.log_softmax(jnp.where(there, scores, -jnp.inf), axis=-1)
+    positive = labels * mask
+    return -(jnp.where(mask > 0, log_share, 0) * positive).sum() / jnp.maximum(positive.sum(), 1)
+
+
+def fit(
+    training: Training,
+    adaptation: Adaptation,
+    representation: Representation,
+    outer: OuterLoop,
+    kind: OuterLoss,
+    devices: Devices,
+    description: str,
+    *,
+    inputs: Inputs | None = None,
+    initial_rates: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
+    objective: Callable[[Loss, OuterLoss], Objective] | None = None,
+    by_step: ByStep = lambda step: ((), None),
+    gradients: Callable[[Loss, OuterLoss], Gradients] | None = None,
+) -> MetaParameters:
+    """Meta-trains a scorer: by default the outer loss of the queries after the inner loop.
+
+    With 0 inner steps this is ordinary training on the same episodes.
+
+    Args:
+        training: meta-train.
+        adaptation: scorer and inner loop.
+        representation: what the scorer sees of a candidate.
+        outer: settings of the outer loop.
+        kind: of the outer loss.
+        devices: that share the tasks of a step out.
+        description: what the progress bar says.
+        inputs: of the scorer, where they are not those of the representation.
+        initial_rates: from the initial weights to further meta-parameters, such as learning rates.
+        objective: from the inner and outer loss to another outer loss.
+        by_step: what that depends on beside the episodes.
+        gradients: from the inner and outer loss to loss and gradients, for learners whose outer
+            update is not the gradient of a loss.
+
+    Returns:
+        Meta-parameters: the scorer's weights, further ones, and the statistics of the inputs.
+    """
+    kind = loops.chosen_loss(kind, training.feedback)
+    seen = Inputs.fit(training, representation) if inputs is None else inputs
+    loss = loops.pointwise(training.feedback)
+
+    def default(
+        parameters: dict[str, Array], episodes: Episodes, shared: Any, program: Any
+    ) -> Array:
+        scores = adaptation.query_scores(parameters, episodes, loss)
+        return outer_loss(kind, loss, scores, episodes)
+
+    chosen = default if objective is None else objective(loss, kind)
+
+    def batch_at(step: int) -> Batch:
+        return arrays_at(seen, training, step), *by_step(step)
+
+    # what a scorer sees is put together within the program, where XLA joins it with its products
+    def assembling(of_episodes: Gradients) -> Gradients:
+        return lambda parameters, arrays, shared, program: of_episodes(
+            parameters, assembled(adaptation.scorer, arrays), shared, program
+        )
+
+    own = autograd(chosen) if gradients is None else gradients(loss, kind)
+    initial = adaptation.scorer.initial(seen, np.random.default_rng([training.seed, 1]))
+    if initial_rates is not None:
+        initial |= initial_rates(initial)
+    return train(
+        initial, assembling(own), batch_at, training, outer, seen.statistics, devices, description
+    )
+
+
+def arrays_at(inputs: Inputs, training: Training, step: int) -> dict[str, np.ndarray]:
+    """The arrays of `EpisodeInputs` of the episodes of a step, in the dtype of the vectors."""
+    rng = np.random.default_rng([training.seed, 3, step])
+    arrays = inputs.of_batch(training.sampler.batch(step), rng)
+    return {name: np.asarray(value, np.float32) for name, value in vars(arrays).items()}
+
+
+def assembled(scorer: Scorer, arrays: Mapping[str, Array]) -> Episodes:
+    """What the scorer sees of episodes."""
+    query, context = arrays["query"], arrays["query_context"]
+    context = jnp.broadcast_to(context[:, None], (*query.shape[:2], *context.shape[1:]))
+    return Episodes(
+        support=scorer.assemble(
+            arrays["support"], arrays["support_context"], arrays["support_extra"]
+        ),
+        support_labels=arrays["support_labels"],
+        support_mask=arrays["support_mask"],
+        query=scorer.assemble(query, context, arrays["query_extra"]),
+        query_labels=arrays["query_labels"],
+        query_mask=arrays["query_mask"],
+    )
+
+
+def adapt(
+    inputs: Inputs,
+    meta_parameters: MetaParameters,
+    support: Support,
+    adaptation: Adaptation,
+    devices: Devices,
+) -> Adapted:
+    """Adapts the scorer to T support sets."""
+    device = devices.first
+    parameters = arrays_of(meta_parameters, device)
+    weights = weights_of(parameters)
+    scorer, loss = adaptation.scorer, loops.pointwise(inputs.feedback)
+    shots = jax.device_put(shots_of(inputs, support), device)
+    context = shots[-1]
+    steps = adaptation.inner.steps > 0 and bool(support.mask.any())
+    found = None
+    if steps:
+        found = _adapt(parameters, shots, adaptation=adaptation, loss=loss)
+    if not adaptation.keeps(parameters):
+        return Adapted(len(support), found or weights, context, inputs, scorer, device)
+
+    def catalogue(candidates: np.ndarray) -> Catalogue:
+        def make() -> Catalogue:
+            vectors, extra = catalogue_inputs(inputs, candidates, device)
+            every = jnp.zeros((len(vectors), *context.shape[1:]), context.dtype)
+            names = adaptation.settings(parameters)["names"]
+            return Catalogue(
+                scorer, weights, scorer.assemble(vectors, every, extra),
+                inner_loop.first_layer(weights, names),
+            )  # fmt: skip
+
+        return adaptation.kept.get(meta_parameters, candidates, make)
+
+    return Adapted(len(support), weights, context, inputs, scorer, device, catalogue, found)
+
+
+def _adapt_all(
+    parameters: dict[str, Array],
+    shots: tuple[Array, ...],
+    adaptation: Adaptation,
+    loss: Loss,
+) -> Any:
+    """Fast weights, or the dual state where that is all that is needed."""
+    vectors, contexts, extras, labels, mask, _ = shots
+    scorer = adaptation.scorer
+    how = inner_loop.adapt_dual if adaptation.keeps(parameters) else inner_loop.adapt
+    return how(
+        scorer, weights_of(parameters), scorer.assemble(vectors, contexts, extras), labels, mask,
+        loss=loss, inner=adaptation.inner, **adaptation.settings(parameters),
+    )  # fmt: skip
+
+
+_adapt = compiled(_adapt_all, static=("adaptation", "loss"))
+
+
+def shots_of(inputs: Inputs, support: Support) -> tuple[np.ndarray, ...]:
+    """What T support sets are made of, the tasks padded to the next power of 2.
+
+    Returns:
+        [T, K, D] vectors, [T, K, C, D] contexts, [T, K, E] extras, [T, K] labels and mask, and
+        [T, C, D] the context of each task.
+    """
+    shots, each, task = inputs.of_support(support)
+    extra = inputs.extra_columns(support.candidates) * support.mask[..., None]
+    labels = np.where(support.mask, inputs.targets(support.labels), 0)
+    return tuple(padded(array) for array in (shots, each, extra, labels, support.mask, task))
+
+
+def padded(array: np.ndarray) -> np.ndarray:
+    """An array whose first axis is zero-padded to the next power of 2, float32."""
+    size = 1 << max(len(array) - 1, 0).bit_length()
+    found = np.zeros((size, *array.shape[1:]), np.float32)
+    found[: len(array)] = array
+    return found
+
+
+def score(adapted: Adapted, candidates: Int32[np.ndarray, " c"]) -> Float32[np.ndarray, "tasks c"]:
+    """Scores candidates with the fast weights of each task, in the unit of the labels."""
+    if adapted.catalogue is not None:
+        features, state = adapted.dual or (None, None)
+        scores = adapted.catalogue(candidates).scores(features, state, adapted.tasks)
+    else:
+        vectors, extra = catalogue_inputs(adapted.inputs, candidates, adapted.device)
+        scores = _score(
+            dict(adapted.parameters), adapted.context, vectors, extra, scorer=adapted.scorer
+        )
+    return adapted.inputs.to_rating(np.array(scores[: adapted.tasks]))
+
+
+def _score_all(
+    parameters: dict[str, Array], context: Array, vectors: Array, extra: Array, scorer: Scorer
+) -> Array:
+    return scorer.score_catalogue(parameters, context, vectors, extra)
+
+
+_score = compiled(_score_all, static=("scorer",))
+
+
+def catalogue_inputs(
+    inputs: Inputs, candidates: Int32[np.ndarray, " c"], device: Any
+) -> tuple[Array, Array]:
+    """[N, D] vectors and [N, E] extra columns of a catalogue."""
+    found: tuple[Array, Array] = jax.device_put(
+        (inputs.vectors(candidates), inputs.extra_columns(candidates)), device
+    )
+    return found
