@@ -15,7 +15,6 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from metarec.data.registry import DATASETS
-from metarec.errors import ConfigError
 from metarec.runs import RunConfig
 from metarec.runs.learners import build_learner, learner_class, serves
 
@@ -87,10 +86,6 @@ def overrides_for(file: Path) -> list[str]:
 def test_a_configuration_makes_a_run_with_its_learner(file: Path) -> None:
     config = RunConfig.from_dict(composed(*overrides_for(file)))
     assert RunConfig.from_dict(config.to_dict()) == config
-    if name_of(file) == "backend/jax":
-        jax = RunConfig.from_dict(composed("backend=jax", "learner=maml"))
-        with pytest.raises(ConfigError, match="choose backend=torch"):
-            build_learner(jax)
     learner = build_learner(config)
     assert config.episode.task in learner.serves or "item" in name_of(file)
 
@@ -122,6 +117,19 @@ def test_the_values_of_a_learner_are_the_defaults_of_its_class(name: str) -> Non
         for key, value in config.learner.arguments.items()
     }
     assert given == defaults
+
+
+@pytest.mark.parametrize("name", of_group("learner"))
+def test_a_learner_is_asked_for_in_the_same_way_whatever_computes_it(name: str) -> None:
+    one, other = (
+        learner_class(RunConfig.from_dict(composed(f"learner={name}", f"backend={backend}")))
+        for backend in ("torch", "jax")
+    )
+    assert one.__name__ == other.__name__
+    assert inspect.signature(one) == inspect.signature(other)
+    for attribute in ("serves", "accepts", "needs_features", "trained"):
+        assert getattr(one, attribute) == getattr(other, attribute)
+    assert getattr(one, "adaptation", None) == getattr(other, "adaptation", None)
 
 
 @pytest.mark.parametrize("name", of_group("learner"))
