@@ -41,7 +41,7 @@ from metarec.runs.fields import conformed
 from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.prepare import prepare, training_of
 from metarec.runs.resume import write_text
-from metarec.speed.rows import SAMPLING, TRAINING, reached
+from metarec.speed.rows import ENCODING, SAMPLING, TRAINING, reached
 from metarec.speed.session import Session
 from metarec.speed.settings import WORKS, SamplingWork, SpeedSettings, TrainingWork
 from metarec.speed.show import limits, table_of_contenders, table_of_parity, table_of_rows
@@ -66,11 +66,12 @@ def main(composed: DictConfig) -> None:
         training, features = None, "nothing"
         if settings.measures(TRAINING):
             training, features = meta_train(config, settings, progress)
+        titles = titles_of(config, settings) if settings.measures(ENCODING) else []
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
         bar = Progress(*columns, TimeElapsedColumn(), console=console, disable=not progress)
         session = Session(settings, tracker(bar, progress))
         with bar:
-            session.measure(sampler, training)
+            session.measure(sampler, training, titles)
     except MetarecError as error:
         sys.exit(f"error: {error}")
     about = {
@@ -117,6 +118,12 @@ def sampler_of(config: RunConfig, settings: SpeedSettings) -> EpisodeSampler:
         threshold=episode.threshold,
         negatives=episode.negatives,
     )
+
+
+def titles_of(config: RunConfig, settings: SpeedSettings) -> list[str]:
+    """The titles of the encoding row: the first of the data set's items."""
+    text = prepare(config, needs_features=False).dataset.item_text
+    return [str(title) for title in text["title"][: settings.titles]]
 
 
 def meta_train(config: RunConfig, settings: SpeedSettings, progress: bool) -> tuple[Training, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
+from metarec.attributes import Attributes
 from metarec.episodes import labels_of
 from metarec.learner import Feedback, TaskKind
 from metarec.splits import Split
@@ -102,3 +104,11 @@ def build_features(
     total = np.asarray(matrix.sum(axis=1), dtype=np.float32).ravel()
     profiles = (matrix @ item_features) / np.maximum(total, 1e-6)[:, None]
     return Features(profiles.astype(np.float32), item_features, total)
+
+
+def attribute_features(attributes: Attributes) -> Features:
+    """The attributes of each item, those of a column summing to 1, as features of candidates."""
+    values = attributes.values.copy()
+    for start, end in itertools.pairwise(attributes.offsets):
+        values[:, start:end] /= np.maximum(values[:, start:end].sum(1, keepdims=True), 1)
+    return Features(values)

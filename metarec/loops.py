@@ -53,6 +53,36 @@ class InnerLoop:
 
 
 @dataclass(frozen=True)
+class Proximal:
+    """Settings of the inner problem and of the gradient through it.
+
+    Args:
+        steps: gradient steps towards the solution.
+        learning_rate: of the steps.
+        regularisation: lambda, how strongly the solution is held near the meta-parameters.
+        cg_steps: steps of the conjugate gradient method.
+    """
+
+    steps: int
+    learning_rate: float
+    regularisation: float
+    cg_steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.learning_rate < 0 or self.cg_steps < 1:
+            raise LearnerError(
+                f"learner.inner_steps={self.steps} and learner.inner_learning_rate="
+                f"{self.learning_rate} must not be below 0, learner.cg_steps={self.cg_steps} must "
+                "be at least 1"
+            )
+        if self.regularisation <= 0 or self.learning_rate * self.regularisation >= 2:
+            raise LearnerError(
+                f"learner.regularisation={self.regularisation} must be above 0, and times "
+                f"learner.inner_learning_rate={self.learning_rate} below 2, or the steps diverge"
+            )
+
+
+@dataclass(frozen=True)
 class OuterLoop:
     """Settings of the outer loop.
 

@@ -116,6 +116,25 @@ def initial_fusion(
     return {name: value.astype(np.float32) for name, value in parameters.items()}
 
 
+def initial_attributes(
+    offsets: tuple[int, ...],
+    embedding_size: int,
+    hidden_sizes: tuple[int, ...],
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """Draws `embedding` [A, S] of attributes from a standard normal, and an MLP on an item's.
+
+    Args:
+        offsets: where the values of each attribute start among the A, and the end of the last.
+        embedding_size: S, of each attribute's embedding.
+        hidden_sizes: width of each hidden layer.
+        rng: source of the draw.
+    """
+    embedding = rng.standard_normal((offsets[-1], embedding_size))
+    sizes = ((len(offsets) - 1) * embedding_size, *hidden_sizes, 1)
+    return {"embedding": embedding.astype(np.float32), **initial_layers(sizes, rng)}
+
+
 def rates_by_weight(weights: Mapping[str, np.ndarray], rate: float) -> dict[str, np.ndarray]:
     """`rate.<weight>` of the shape of each weight, all the same: where Meta-SGD begins."""
     return {RATE + name: np.full_like(value, rate) for name, value in weights.items()}
@@ -145,6 +164,11 @@ def last_layer(names: Iterable[str]) -> frozenset[str]:
     """Weight and bias of the last layer of the MLP among weights."""
     number = depth(names) - 1
     return frozenset({f"layer{number}.weight", f"layer{number}.bias"})
+
+
+def decision_layers(names: Iterable[str]) -> frozenset[str]:
+    """The layers among weights, without the embeddings: what MeLU adapts."""
+    return frozenset(name for name in names if name.startswith("layer"))
 
 
 def _initial_projection(inputs: Inputs, size: int, rng: np.random.Generator) -> np.ndarray:

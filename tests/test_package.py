@@ -36,6 +36,7 @@ LAYERS = (
         "factor_inputs",
         "learner",
     },
+    {"loops", "weights", "amortised", "warm_up"},
     {"speed"},
     {"baselines", "torch", "jax"},
     {"evaluation"},

@@ -169,7 +169,8 @@ class Bert(nnx.Module):
         )
         # Added to the logits of attention: none is left on padding. Not minus infinity, or a
         # sequence of padding alone would be NaN.
-        bias = jnp.where(mask, 0, jnp.finfo(states.dtype).min)[:, None, None, :]
+        least = jnp.finfo(states.dtype).min  # type: ignore[no-untyped-call]
+        bias = jnp.where(mask, 0, least)[:, None, None, :]
         for layer in self.layers:
             states = layer(states, bias)
         pooled = None if self.pooler is None else jnp.tanh(self.pooler(states[:, 0]))

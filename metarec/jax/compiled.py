@@ -24,9 +24,9 @@ def no_recompilation() -> Iterator[None]:
     """Within it, a second compilation of a program is an error that names the argument at fault.
 
     Raises:
-        RecompilationError: naming the program and each argument whose shape or dtype is another than when
-            it was first compiled. A program that is asked for with other static arguments is
-            another program.
+        RecompilationError: naming the program and each argument whose shape or dtype is another
+            than when it was first compiled. A program that is asked for with other static
+            arguments is another program.
     """
     global _guarded
     before, _guarded = _guarded, True
@@ -58,10 +58,11 @@ def compiled(
         # runs when JAX traces, which is once for each program
         bound = signature.bind(*args, **kwargs).arguments
         key = tuple(bound.get(name) for name in static)
-        arrays = {name: value for name, value in bound.items() if name not in static}
         now = {
-            jax.tree_util.keystr(path).replace("'", ""): jax.typeof(leaf).str_short()
-            for path, leaf in jax.tree_util.tree_leaves_with_path(arrays)
+            f"{name}{jax.tree_util.keystr(path)}".replace("'", ""): jax.typeof(leaf).str_short()
+            for name, value in bound.items()
+            if name not in static
+            for path, leaf in jax.tree_util.tree_leaves_with_path(value)
         }
         first = seen.setdefault(key, now)
         if _guarded and first is not now:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 from jaxtyping import Float32, Int32
 
 from metarec import loops
@@ -19,11 +19,14 @@ from metarec.jax.catalogue import Catalogue, KeptCatalogue
 from metarec.jax.compiled import compiled
 from metarec.jax.devices import Devices
 from metarec.jax.gram import DualWeights
-from metarec.jax.inner_loop import Episodes, Rates, masked_mean, pointwise_loss
+from metarec.jax.inner_loop import Episodes, Rates, pointwise_loss
 from metarec.jax.scorer import Parameters, Scorer
 from metarec.jax.training import Batch, Gradients, autograd, train
 from metarec.learner import MetaParameters, Support, Training
 from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
+
+BLOCK = 32
+"""Tasks whose meta-gradient a CPU computes at a time."""
 
 Objective = Callable[[dict[str, Array], Episodes, Any, Any], Array]
 """(meta-parameters, episodes, and the two of `ByStep`) to the outer loss."""
@@ -122,7 +125,7 @@ def arrays_of(meta_parameters: MetaParameters, device: Any) -> dict[str, Array]:
 
 
 def outer_loss(kind: OuterLoss, loss: Loss, scores: Array, episodes: Episodes) -> Array:
-    """Loss of the queries' scores, a mean over queries or tasks.
+    """Loss of the queries' scores, a mean over queries or positives.
 
     Args:
         kind: `pointwise` is the mean of `loss` over all queries; `softmax` the cross-entropy of
@@ -131,14 +134,61 @@ def outer_loss(kind: OuterLoss, loss: Loss, scores: Array, episodes: Episodes) -
         scores: [T, Q].
         episodes: labels and masks.
     """
-    labels, mask = episodes.query_labels, episodes.query_mask
+    total = outer_sum(kind, loss, scores, episodes.query_labels, episodes.query_mask)
+    return total / outer_count(kind, episodes.query_labels, episodes.query_mask)
+
+
+def outer_sum(kind: OuterLoss, loss: Loss, scores: Array, labels: Array, mask: Array) -> Array:
+    """The sum over queries or positives, of which `outer_loss` is the mean."""
     if kind == "pointwise":
-        return masked_mean(pointwise_loss(loss, scores, labels).ravel(), mask.ravel())
+        return (pointwise_loss(loss, scores, labels) * mask).sum()
     # a task without queries would have nothing but -inf to sum, and its gradient would not be 0
     there = (mask > 0) | (mask.sum(-1, keepdims=True) == 0)
     log_share = jax.nn.log_softmax(jnp.where(there, scores, -jnp.inf), axis=-1)
-    positive = labels * mask
-    return -(jnp.where(mask > 0, log_share, 0) * positive).sum() / jnp.maximum(positive.sum(), 1)
+    return -(jnp.where(mask > 0, log_share, 0) * labels * mask).sum()
+
+
+def outer_count(kind: OuterLoss, labels: Array, mask: Array) -> Array:
+    """How many queries or positives `outer_loss` is a mean over, at least 1."""
+    return jnp.maximum((mask if kind == "pointwise" else labels * mask).sum(), 1)
+
+
+def in_blocks(
+    total_of: Callable[[dict[str, Array], Any], Array], block: int | None
+) -> Callable[[dict[str, Array], Any], tuple[Array, dict[str, Array]]]:
+    """A sum over tasks and its gradient, some tasks after others, the gradients added up.
+
+    What one block of tasks needs on the way back then stays in a CPU's cache, and memory does not
+    grow with the number of tasks.
+
+    Args:
+        total_of: from the meta-parameters and arrays with a leading task axis to the sum.
+        block: tasks at a time; all where it is None or does not divide their number.
+    """
+    of_block = jax.value_and_grad(total_of)
+
+    def gradients(parameters: dict[str, Array], tasks: Any) -> tuple[Array, dict[str, Array]]:
+        count = len(jax.tree.leaves(tasks)[0])
+        if block is None or count <= block or count % block:
+            found: tuple[Array, dict[str, Array]] = of_block(parameters, tasks)
+            return found
+        blocks = jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), tasks)
+
+        def add(total: Any, tasks: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, of_block(parameters, tasks)), None
+
+        # zeros of the parameters' own kind: one program for the first block and the others
+        zero = jnp.zeros_like(next(iter(parameters.values())), shape=())
+        found, _ = lax.scan(add, (zero, jax.tree.map(jnp.zeros_like, parameters)), blocks)
+        return found
+
+    return gradients
+
+
+def block_of(devices: Devices) -> int | None:
+    """Tasks at a time: blocks where one CPU does it all, since its cache is what is short."""
+    alone = len(devices.all) == 1 and devices.first.platform == "cpu"
+    return BLOCK if alone else None
 
 
 def fit(
@@ -182,13 +232,19 @@ def fit(
     seen = Inputs.fit(training, representation) if inputs is None else inputs
     loss = loops.pointwise(training.feedback)
 
-    def default(
-        parameters: dict[str, Array], episodes: Episodes, shared: Any, program: Any
-    ) -> Array:
+    def total(parameters: dict[str, Array], arrays: Any) -> Array:
+        episodes = assembled(adaptation.scorer, arrays)
         scores = adaptation.query_scores(parameters, episodes, loss)
-        return outer_loss(kind, loss, scores, episodes)
+        return outer_sum(kind, loss, scores, episodes.query_labels, episodes.query_mask)
 
-    chosen = default if objective is None else objective(loss, kind)
+    of_total = in_blocks(total, block_of(devices))
+
+    def mean(
+        parameters: dict[str, Array], arrays: Any, shared: Any, program: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        count = outer_count(kind, arrays["query_labels"], arrays["query_mask"])
+        found: Any = jax.tree.map(lambda x: x / count, of_total(parameters, arrays))
+        return found
 
     def batch_at(step: int) -> Batch:
         return arrays_at(seen, training, step), *by_step(step)
@@ -199,13 +255,15 @@ def fit(
             parameters, assembled(adaptation.scorer, arrays), shared, program
         )
 
-    own = autograd(chosen) if gradients is None else gradients(loss, kind)
+    own: Gradients = mean
+    if gradients is not None:
+        own = assembling(gradients(loss, kind))
+    elif objective is not None:
+        own = assembling(autograd(objective(loss, kind)))
     initial = adaptation.scorer.initial(seen, np.random.default_rng([training.seed, 1]))
     if initial_rates is not None:
         initial |= initial_rates(initial)
-    return train(
-        initial, assembling(own), batch_at, training, outer, seen.statistics, devices, description
-    )
+    return train(initial, own, batch_at, training, outer, seen.statistics, devices, description)
 
 
 def arrays_at(inputs: Inputs, training: Training, step: int) -> dict[str, np.ndarray]:

@@ -6,6 +6,7 @@ What runs have in common is made once a process.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import TextError
 from metarec.features import Features, build_features
 from metarec.learner import MetaParameters, Training
-from metarec.runs.config import DataConfig, RunConfig, TextConfig
+from metarec.runs.config import BackendConfig, DataConfig, RunConfig, TextConfig
 from metarec.runs.resume import Checkpointer
 from metarec.splits import Split
 from metarec.text import FeatureStore, Template, TextEncoder, default_template, resolve
@@ -137,17 +138,17 @@ def training_of(
     )
 
 
-def make_encoder(config: TextConfig, device: str) -> TextEncoder:
+def make_encoder(config: TextConfig, backend: BackendConfig) -> TextEncoder:
     """The encoder of a configuration; its weights are loaded when a text is new to the store."""
-    from metarec.torch.encoder import BertEncoder
-
-    return BertEncoder(
+    encoder = importlib.import_module(f"metarec.{backend.name}.encoder").BertEncoder
+    found: TextEncoder = encoder(
         resolve(config.checkpoint, config.download),
         pooling=config.pooling,
         max_length=config.max_length,
         normalise=config.normalise,
-        device=device,
+        device=backend.device,
     )
+    return found
 
 
 def _load(config: DataConfig) -> tuple[Dataset, str]:
@@ -175,7 +176,7 @@ def _render(config: TextConfig, dataset: Dataset) -> tuple[str, ...]:
 def _encode(
     config: RunConfig, texts: tuple[str, ...], progress: bool
 ) -> tuple[Float32[np.ndarray, "items d"], str]:
-    encoder = make_encoder(config.text, config.backend.device)
+    encoder = make_encoder(config.text, config.backend)
     vectors = FeatureStore().features(texts, encoder, progress=progress)
     digest = hashlib.sha256(json.dumps([encoder.feature_key, *texts]).encode())
     return vectors, digest.hexdigest()

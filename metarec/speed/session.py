@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from metarec.speed.memory import peak_mebibytes
 from metarec.speed.parity import Parity, parity
 from metarec.speed.rows import (
     CATALOGUE,
+    ENCODING,
     FIRST_ORDER,
     SAMPLING,
     SECOND_ORDER,
@@ -59,12 +60,18 @@ class Session:
     products: dict[str, list[float]] = field(default_factory=dict)
     parity: list[Parity] = field(default_factory=list)
 
-    def measure(self, sampler: EpisodeSampler | None, training: Training | None) -> None:
+    def measure(
+        self,
+        sampler: EpisodeSampler | None,
+        training: Training | None,
+        titles: Sequence[str] = (),
+    ) -> None:
         """Measures everything.
 
         Args:
             sampler: whose episodes are drawn; None to leave that out.
             training: whose meta-training is timed; None to leave that out.
+            titles: that the encoders encode; none to leave that out.
         """
         self.compare_engines()
         self.time_product()
@@ -77,6 +84,8 @@ class Session:
             self.time_sampling(sampler)
         if training is not None:
             self.time_training(training)
+        if titles:
+            self.time_encoding(titles)
         self.time_product()
 
     def compare_engines(self) -> None:
@@ -167,6 +176,14 @@ class Session:
         for name, stages in parts.items():
             measured = self._timed(f"{TRAINING}, {name}: parts", stages)
             self.stages[name] = {stage: measured.milliseconds(stage) for stage in stages}
+
+    def time_encoding(self, titles: Sequence[str]) -> None:
+        """Times the encoders of the backends on titles."""
+        contenders = {
+            f"{name} encoder": backend_of(name).encoding(titles, self.settings.device)
+            for name in self.settings.backends
+        }
+        self.works[ENCODING] = self._timed(ENCODING, contenders, self.settings.encoding_repeats)
 
     def rows(self) -> list[tuple[Bound, Row]]:
         """Each bound of what was measured, and its row, in the order of the table."""

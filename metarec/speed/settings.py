@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from metarec.speed.rows import CATALOGUE, SAMPLING, STEP_FIRST, STEP_LARGE, STEP_SECOND, TRAINING
+from metarec.speed.rows import (
+    CATALOGUE,
+    ENCODING,
+    SAMPLING,
+    STEP_FIRST,
+    STEP_LARGE,
+    STEP_SECOND,
+    TRAINING,
+)
 from metarec.speed.work import StepWork
 
-WORKS = (STEP_SECOND, STEP_FIRST, STEP_LARGE, CATALOGUE, SAMPLING, TRAINING)
+WORKS = (STEP_SECOND, STEP_FIRST, STEP_LARGE, CATALOGUE, SAMPLING, TRAINING, ENCODING)
 
 
 @dataclass(frozen=True)
@@ -60,6 +68,8 @@ class SpeedSettings:
         catalogue_items: size of the catalogue.
         sampling: of episodes.
         training: the whole process.
+        titles: how many the encoders encode.
+        encoding_repeats: of that, which takes seconds.
     """
 
     device: str = "cpu"
@@ -75,6 +85,8 @@ class SpeedSettings:
     catalogue_items: int = 100_000
     sampling: SamplingWork = field(default_factory=SamplingWork)
     training: TrainingWork = field(default_factory=TrainingWork)
+    titles: int = 2000
+    encoding_repeats: int = 5
 
     def step_of(self, work: str) -> StepWork:
         """The step of a work of this name."""
@@ -90,8 +102,8 @@ class SpeedSettings:
         """Whether the sizes are those that names and bounds of the rows are for."""
         mine, promised = self, SpeedSettings()
         return (
-            (mine.step, mine.large_tasks, mine.catalogue_items)
-            == (promised.step, promised.large_tasks, promised.catalogue_items)
+            (mine.step, mine.large_tasks, mine.catalogue_items, mine.titles)
+            == (promised.step, promised.large_tasks, promised.catalogue_items, promised.titles)
         ) and (mine.sampling.k_shot, mine.sampling.query_size) == (
             promised.sampling.k_shot,
             promised.sampling.query_size,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LEARN2LEARN = "learn2learn"
 """The contender that all backends are held against."""
+USERS = 8
+"""Users that a catalogue is scored for, in turn."""
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,10 @@ class Backend(Protocol):
 
     def stages(self, training: Training, work: StepWork, device: str) -> Mapping[str, Contender]:
         """The parts of an outer step of `training`, to see which one takes how long."""
+        ...
+
+    def encoding(self, titles: Sequence[str], device: str) -> Contender:
+        """All titles through the pretrained BERT; optional, since its weights may be missing."""
         ...
 
     def product(self, size: int, device: str) -> Contender:

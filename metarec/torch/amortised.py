@@ -9,7 +9,7 @@ candidates by it. The outer loop trains both on the queries of episodes; adaptin
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -18,6 +18,13 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
+from metarec.amortised import (
+    CANDIDATES_AT_ONCE,
+    Initial,
+    episode_arrays,
+    first_parameters,
+    support_arrays,
+)
 from metarec.episodes import EpisodeBatch
 from metarec.inputs import Inputs, Representation
 from metarec.learner import MetaParameters, Support, Training
@@ -27,9 +34,6 @@ from metarec.torch.inner_loop import Episodes
 from metarec.torch.training import autograd, train
 
 Parameters = Mapping[str, Tensor]
-
-CANDIDATES_AT_ONCE = 2048
-"""Candidates of a catalogue that are decoded together, so that no array grows with all of them."""
 
 
 class Shots(NamedTuple):
@@ -112,7 +116,7 @@ class Conditioned(Generic[State]):
 def fit(
     training: Training,
     representation: Representation,
-    initial: Callable[[Inputs, np.random.Generator], Mapping[str, np.ndarray]],
+    initial: Initial,
     objective: Objective,
     outer: OuterLoop,
     outer_loss: OuterLoss,
@@ -147,11 +151,8 @@ def fit(
         )  # fmt: skip
         return episodic.outer_loss(kind, loss, scores, arrays) + penalty
 
-    first = initial(inputs, np.random.default_rng([training.seed, 2]))
-    return train(
-        {name: np.asarray(value, dtype=np.float32) for name, value in first.items()},
-        autograd(loss_of), training, outer, inputs.statistics, device, description,
-    )  # fmt: skip
+    first = first_parameters(initial, inputs, training.seed)
+    return train(first, autograd(loss_of), training, outer, inputs.statistics, device, description)
 
 
 def scored_by(encode: Encode[State], decode: Decode[State]) -> Objective:
@@ -165,24 +166,14 @@ def scored_by(encode: Encode[State], decode: Decode[State]) -> Objective:
 
 def episode_of(inputs: Inputs, training: Training, step: int, device: torch.device) -> Episode:
     """The tensors of the episodes of a step."""
-    batch = training.sampler.batch(step)
-    rng = np.random.default_rng([training.seed, 3, step])
-    arrays = inputs.of_batch(batch, rng)
-    mask = _tensor(arrays.support_mask, device)
-    shots = Shots(
-        vectors=_tensor(arrays.support, device),
-        labels=_tensor(np.where(arrays.support_mask, arrays.support_labels, 0), device),
-        mask=mask,
-        extra=_tensor(arrays.support_extra, device) * mask.unsqueeze(-1),
-        context=_tensor(arrays.query_context, device),
-    )
+    arrays = episode_arrays(inputs, training, step)
     return Episode(
-        shots=shots,
-        queries=Queries(_tensor(arrays.query, device), _tensor(arrays.query_extra, device)),
-        labels=_tensor(arrays.query_labels, device),
-        mask=_tensor(arrays.query_mask, device),
-        batch=batch,
-        rng=rng,
+        shots=Shots(**_tensors(arrays.shots, device)),
+        queries=Queries(**_tensors(arrays.queries, device)),
+        labels=_tensor(arrays.labels, device),
+        mask=_tensor(arrays.mask, device),
+        batch=arrays.batch,
+        rng=arrays.rng,
     )
 
 
@@ -197,18 +188,7 @@ def shots_of(
         device: where to put them.
         ignore_support: take no notice of any shot, as if K were 0: the row without adaptation.
     """
-    if ignore_support:
-        support = replace(support, mask=np.zeros_like(support.mask))
-    vectors, _, context = inputs.of_support(support)
-    mask = _tensor(support.mask, device)
-    extra = inputs.extra_columns(support.candidates)
-    return Shots(
-        vectors=_tensor(vectors, device),
-        labels=_tensor(np.where(support.mask, inputs.targets(support.labels), 0), device),
-        mask=mask,
-        extra=_tensor(extra, device) * mask.unsqueeze(-1),
-        context=_tensor(context, device),
-    )
+    return Shots(**_tensors(support_arrays(inputs, support, ignore_support), device))
 
 
 @torch.no_grad()
@@ -257,6 +237,10 @@ def score(
         for start in range(0, max(len(candidates), 1), CANDIDATES_AT_ONCE)
     ]
     return inputs.to_rating(torch.cat(parts, dim=1).cpu().numpy())
+
+
+def _tensors(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    return {name: _tensor(array, device) for name, array in arrays.items()}
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:

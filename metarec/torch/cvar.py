@@ -12,12 +12,11 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
-from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import Loss, OuterLoop, OuterLoss
 from metarec.torch import warm_up
-from metarec.torch.layers import initial_mlp, mlp
+from metarec.torch.layers import mlp
 from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
     Adapted,
@@ -26,13 +25,10 @@ from metarec.torch.warm_up import (
     Method,
     NewItems,
     Parameters,
-    check_settings,
     score_pairs,
     warmed_up,
 )
-
-DEVIATION = 0.1
-"""Standard deviation that untrained networks give a latent, and to which weight decay draws it."""
+from metarec.warm_up import DEVIATION, check_cvar, check_settings, initial_cvar, latent_noise
 
 
 class Latent(NamedTuple):
@@ -110,12 +106,7 @@ class CVAR:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        if reconstruction_weight < 0 or alignment_weight < 0 or latent_size < 1:
-            raise LearnerError(
-                f"learner.reconstruction_weight={reconstruction_weight} and "
-                f"learner.alignment_weight={alignment_weight} must not be below 0, and "
-                f"learner.latent_size={latent_size} must be at least 1"
-            )
+        check_cvar(reconstruction_weight, alignment_weight, latent_size)
         check_settings(cold_share, warm_up_steps, warm_up_learning_rate)
         self.reconstruction_weight = reconstruction_weight
         self.alignment_weight, self.latent_size = alignment_weight, latent_size
@@ -141,12 +132,7 @@ class CVAR:
         )  # fmt: skip
 
     def _initial(self, inputs: FactorInputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        hidden, size, latent = self.hidden_sizes, inputs.size, self.latent_size
-        return {
-            **initial_mlp("encoder", (size, *hidden, 2 * latent), rng),
-            **initial_mlp("prior", (inputs.content_size, *hidden, 2 * latent), rng),
-            **initial_mlp("decoder", (latent + 1, *hidden, size), rng, last=0.1),
-        }
+        return initial_cvar(inputs, rng, self.hidden_sizes, self.latent_size)
 
     def _gradients(self, draw: Draw) -> Gradients:
         return draw.gradients(
@@ -205,9 +191,8 @@ def outer_loss(
     if draw.of_items:
         seen = shots_that_count(draw.warm_ups(step).new, draw.loss).unsqueeze(1)
     # the encoder's and the prior's own noise
-    noise = np.random.default_rng([draw.seed, 5, step]).standard_normal(
-        (2, *pairs.content.shape[:-1], parameters["decoder0.weight"].shape[0] - 1)
-    )
+    latent_size = parameters["decoder0.weight"].shape[0] - 1
+    noise = latent_noise(draw.seed, step, (*pairs.content.shape[:-1], latent_size))
     of_encoder, of_prior = torch.from_numpy(noise).to(pairs.items)
     expected, inferred = prior(parameters, pairs.content), posterior(parameters, pairs.items)
     generated = decode(parameters, sample(expected, of_prior), seen)

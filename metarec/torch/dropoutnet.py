@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -11,12 +11,11 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
-from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
 from metarec.torch import warm_up
-from metarec.torch.layers import initial_mlp, mlp
+from metarec.torch.layers import mlp
 from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
     Adapted,
@@ -27,8 +26,7 @@ from metarec.torch.warm_up import (
     Parameters,
     score_pairs,
 )
-
-Target = Literal["base", "labels"]
+from metarec.warm_up import Target, check_dropoutnet, chosen, initial_dropoutnet
 
 
 class DropoutNet:
@@ -84,11 +82,7 @@ class DropoutNet:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        if not 0 <= dropout <= 1 or target not in ("base", "labels"):
-            raise LearnerError(
-                f"learner.dropout={dropout} must be in [0, 1] and learner.target={target!r} one of "
-                "base, labels"
-            )
+        check_dropoutnet(dropout, target)
         self.dropout, self.output_size = dropout, output_size
         self.target: Target = target
         self.embedding_size, self.hidden_sizes = embedding_size, tuple(hidden_sizes)
@@ -113,11 +107,7 @@ class DropoutNet:
         )  # fmt: skip
 
     def _initial(self, inputs: FactorInputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        sizes = (inputs.size + inputs.content_size, *self.hidden_sizes, self.output_size)
-        return {
-            **initial_mlp("user_tower", sizes, rng, last=0.3),
-            **initial_mlp("item_tower", sizes, rng, last=0.3),
-        }
+        return initial_dropoutnet(inputs, rng, self.hidden_sizes, self.output_size)
 
     def _gradients(self, draw: Draw) -> Gradients:
         return draw.gradients(
@@ -196,8 +186,8 @@ def outer_loss(
     if draw.of_items:
         factors["items"] = pairs.folded
     for side in factors:
-        drop = torch.from_numpy(rng.random(factors[side].shape[:2]) < dropout).to(draw.device)
-        factors[side] = dropped(parameters, side, factors[side], drop)
+        drop = torch.from_numpy(chosen(rng, tuple(factors[side].shape[:2]), dropout))
+        factors[side] = dropped(parameters, side, factors[side], drop.to(draw.device))
     embedded = (
         tower(parameters, "users", factors["users"], pairs.profile),
         tower(parameters, "items", factors["items"], pairs.content),

@@ -14,12 +14,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from metarec import loops
-from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import Loss, OuterLoop
 from metarec.torch import warm_up
-from metarec.torch.layers import initial_mlp, mlp
+from metarec.torch.layers import mlp
 from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
     Adapted,
@@ -29,13 +28,10 @@ from metarec.torch.warm_up import (
     NewItems,
     Pairs,
     Parameters,
-    check_settings,
     score_pairs,
     warmed_up,
 )
-
-GENERATOR = "generator"
-"""What the names of the generator's weights begin with; all others are the discriminator's."""
+from metarec.warm_up import GENERATOR, check_gar, check_settings, initial_gar
 
 
 class GAR:
@@ -99,11 +95,7 @@ class GAR:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        if not (0 <= fake_weight <= 1 and 0 <= similarity_weight <= 1):
-            raise LearnerError(
-                f"learner.fake_weight={fake_weight} and learner.similarity_weight="
-                f"{similarity_weight} must be in [0, 1]"
-            )
+        check_gar(fake_weight, similarity_weight)
         check_settings(warm_up_steps=warm_up_steps, warm_up_learning_rate=warm_up_learning_rate)
         self.fake_weight, self.similarity_weight = fake_weight, similarity_weight
         self.warm_up_steps, self.warm_up_learning_rate = warm_up_steps, warm_up_learning_rate
@@ -126,12 +118,7 @@ class GAR:
         )  # fmt: skip
 
     def _initial(self, inputs: FactorInputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        hidden, size = self.hidden_sizes, inputs.size
-        return {
-            **initial_mlp(GENERATOR, (inputs.content_size, *hidden, size), rng, last=0.1),
-            **initial_mlp("of_users", (size, *hidden, size), rng, last=0.1),
-            **initial_mlp("of_items", (size, *hidden, size), rng, last=0.1),
-        }
+        return initial_gar(inputs, rng, self.hidden_sizes)
 
     def _gradients(self, draw: Draw) -> Gradients:
         def gradients(learned: dict[str, Tensor], step: int) -> tuple[Tensor, Mapping[str, Tensor]]:

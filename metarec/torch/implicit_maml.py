@@ -13,10 +13,10 @@ from torch import Tensor
 from metarec import loops
 from metarec.inputs import Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-from metarec.loops import InnerLoop, Loss, OuterLoop, OuterLoss
+from metarec.loops import InnerLoop, Loss, OuterLoop, OuterLoss, Proximal
 from metarec.torch import episodic
 from metarec.torch.episodic import Adaptation, Adapted, EpisodeGradients
-from metarec.torch.implicit import Proximal, implicit_gradients, solve
+from metarec.torch.implicit import implicit_gradients, solve
 from metarec.torch.inner_loop import Episodes
 from metarec.torch.scorer import Parameters, build_scorer
 from metarec.torch.spaces import space_of

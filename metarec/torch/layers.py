@@ -2,38 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from metarec.inputs import Inputs
-
 Parameters = Mapping[str, Tensor]
-
-
-def initial_mlp(
-    name: str, sizes: Sequence[int], rng: np.random.Generator, last: float = 1.0
-) -> dict[str, np.ndarray]:
-    """Draws the weights of an MLP: normal, with the variance 1 / fan-in.
-
-    Args:
-        name: what the names of the parameters begin with.
-        sizes: width of the input, of each hidden layer and of the output.
-        rng: source of the draw.
-        last: factor of the last layer's scale; small where the output should begin near 0.
-
-    Returns:
-        `<name><i>.weight` [in, out] and `<name><i>.bias` [out].
-    """
-    parameters = {}
-    for layer, (fan_in, fan_out) in enumerate(itertools.pairwise(sizes)):
-        scale = (last if layer == len(sizes) - 2 else 1.0) / np.sqrt(max(fan_in, 1))
-        parameters[f"{name}{layer}.weight"] = scale * rng.standard_normal((fan_in, fan_out))
-        parameters[f"{name}{layer}.bias"] = np.zeros(fan_out)
-    return parameters
 
 
 def mlp(parameters: Parameters, name: str, values: Tensor, first: int = 0) -> Tensor:
@@ -57,17 +31,6 @@ def mlp(parameters: Parameters, name: str, values: Tensor, first: int = 0) -> Te
     return values
 
 
-def initial_task_vector(
-    name: str, inputs: Inputs, size: int, rng: np.random.Generator, scale: float = 0.01
-) -> dict[str, np.ndarray]:
-    """Draws what `task_vector` needs."""
-    parameters = {name: scale * rng.standard_normal(size)}
-    if inputs.channels > 1:
-        weight = rng.standard_normal((inputs.size, size))
-        parameters[f"{name}.task"] = weight / np.sqrt(inputs.size * size)
-    return parameters
-
-
 def task_vector(parameters: Parameters, name: str, context: Tensor) -> Tensor:
     """What a task is expected to be before its first shot: learned, moved by a new item's text.
 
@@ -83,11 +46,6 @@ def task_vector(parameters: Parameters, name: str, context: Tensor) -> Tensor:
     if f"{name}.task" in parameters:
         vector = vector + context[:, 1] @ parameters[f"{name}.task"]
     return vector
-
-
-def initial_values() -> dict[str, np.ndarray]:
-    """What `label_values` needs: labels count for what they are at first."""
-    return {"values": np.array([1.0, 0.0])}
 
 
 def label_values(parameters: Parameters, labels: Tensor) -> Tensor:

@@ -11,28 +11,14 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
+from metarec.amortised import NULL_COSINE, SIMILARITY_SCALE, initial_matching
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
 from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
-from metarec.torch.layers import (
-    initial_mlp,
-    initial_task_vector,
-    initial_values,
-    label_values,
-    mlp,
-    per_task,
-    task_vector,
-    with_extra,
-)
+from metarec.torch.layers import label_values, mlp, per_task, task_vector, with_extra
 from metarec.torch.training import choose_device
-
-SIMILARITY_SCALE, NULL_COSINE = 10.0, 0.8
-"""First values of the learned scale of the cosines and of the null key's own cosine.
-
-The parameters are relative to them, so that weight decay pulls back to these and not to 0.
-"""
 
 
 class Memory(NamedTuple):
@@ -120,16 +106,7 @@ class Matching:
         )  # fmt: skip
 
     def _initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        sizes = (inputs.size + inputs.extras, *self.hidden_sizes, self.embedding_size)
-        return {
-            **initial_mlp("embedding", sizes, rng),
-            **initial_task_vector("prior", inputs, self.embedding_size, rng),
-            **initial_values(),
-            "log_temperature": np.zeros(1),
-            "null": np.zeros(1),
-            "log_scale": np.zeros(1),
-            "bias": np.zeros(1),
-        }
+        return initial_matching(inputs, rng, self.hidden_sizes, self.embedding_size)
 
     def restore(self, training: Training) -> None:
         """Gives the side information (features, feedback) to a learner that was not fitted here."""

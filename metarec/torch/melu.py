@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -13,9 +12,8 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
-from metarec.attributes import Attributes
 from metarec.errors import LearnerError
-from metarec.features import Features
+from metarec.features import Features, attribute_features
 from metarec.inputs import Inputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, check_served
 from metarec.loops import Engine, InnerLoop, OuterLoop, OuterLoss
@@ -23,7 +21,7 @@ from metarec.torch import episodic
 from metarec.torch.episodic import Adaptation, Adapted
 from metarec.torch.scorer import Parameters, linear, upper
 from metarec.torch.training import choose_device
-from metarec.weights import initial_layers, last_layer
+from metarec.weights import decision_layers, initial_attributes, last_layer
 
 
 class MeLU:
@@ -131,7 +129,7 @@ class MeLU:
         offsets = tuple(training.attributes.offsets.tolist())
         scorer = AttributeMLP(offsets, self.embedding_size, self.hidden_sizes)
         self._method = Adaptation(scorer, self.inner, names=decision_layers)
-        self._features, self._feedback = features_of(training.attributes), training.feedback
+        self._features, self._feedback = attribute_features(training.attributes), training.feedback
 
     def without_adaptation(self) -> MeLU:
         """The same learner with 0 inner steps: what adaptation is measured against."""
@@ -182,10 +180,7 @@ class AttributeMLP:
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws `embedding` [A, S] from a standard normal, and the layers of the MLP."""
-        columns = len(self.offsets) - 1
-        embedding = rng.standard_normal((self.offsets[-1], self.embedding_size))
-        sizes = (columns * self.embedding_size, *self.hidden_sizes, 1)
-        return {"embedding": embedding.astype(np.float32), **initial_layers(sizes, rng)}
+        return initial_attributes(self.offsets, self.embedding_size, self.hidden_sizes, rng)
 
     def assemble(self, vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
         """[..., A] the attributes alone."""
@@ -212,16 +207,3 @@ class AttributeMLP:
     def last(self, parameters: Parameters) -> frozenset[str]:
         """Weight and bias of the last layer."""
         return last_layer(parameters)
-
-
-def decision_layers(weights: Mapping[str, Tensor]) -> frozenset[str]:
-    """The weights that adapt: all but the embeddings."""
-    return frozenset(name for name in weights if name.startswith("layer"))
-
-
-def features_of(attributes: Attributes) -> Features:
-    """The attributes of each item, those of a column summing to 1, as features of candidates."""
-    values = attributes.values.copy()
-    for start, end in zip(attributes.offsets, attributes.offsets[1:], strict=False):
-        values[:, start:end] /= np.maximum(values[:, start:end].sum(1, keepdims=True), 1)
-    return Features(values)

@@ -17,7 +17,7 @@ from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import Loss, OuterLoop, OuterLoss
 from metarec.torch import warm_up
-from metarec.torch.layers import initial_mlp, mlp
+from metarec.torch.layers import mlp
 from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
     Adapted,
@@ -26,9 +26,9 @@ from metarec.torch.warm_up import (
     Method,
     NewItems,
     Parameters,
-    check_settings,
     warmed_up,
 )
+from metarec.warm_up import check_settings, initial_mwuf
 
 
 class MWUF:
@@ -110,11 +110,7 @@ class MWUF:
         )  # fmt: skip
 
     def _initial(self, inputs: FactorInputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        hidden, size = self.hidden_sizes, inputs.size
-        return {
-            **initial_mlp("scaling", (inputs.content_size, *hidden, size), rng, last=0.1),
-            **initial_mlp("shifting", (size, *hidden, size), rng, last=0.1),
-        }
+        return initial_mwuf(inputs, rng, self.hidden_sizes)
 
     def _gradients(self, draw: Draw) -> Gradients:
         def loss_of(parameters: Parameters, step: int) -> Tensor:

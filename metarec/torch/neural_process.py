@@ -11,12 +11,13 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
+from metarec.amortised import initial_neural_process
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
 from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
-from metarec.torch.layers import initial_mlp, mlp, with_extra
+from metarec.torch.layers import mlp, with_extra
 from metarec.torch.training import choose_device
 
 
@@ -98,13 +99,7 @@ class ConditionalNeuralProcess:
         )  # fmt: skip
 
     def _initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        candidate = inputs.size + inputs.extras
-        own = inputs.size if inputs.channels > 1 else 0
-        hidden, code = self.hidden_sizes, self.embedding_size
-        return {
-            **initial_mlp("encoder", (candidate + 1, *hidden, code), rng),
-            **initial_mlp("decoder", (candidate + code + 1 + own, *hidden, 1), rng, last=0.1),
-        }
+        return initial_neural_process(inputs, rng, self.hidden_sizes, self.embedding_size)
 
     def restore(self, training: Training) -> None:
         """Gives the side information (features, feedback) to a learner that was not fitted here."""

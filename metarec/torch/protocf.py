@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,29 +12,15 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
+from metarec.amortised import COSINE_SCALE, Similarity, check_protocf, initial_protocf
 from metarec.collaborative import factorise
-from metarec.errors import LearnerError
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, check_served
 from metarec.loops import OuterLoop, OuterLoss
 from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Episode, Parameters, Queries, Shots
-from metarec.torch.layers import (
-    initial_mlp,
-    initial_task_vector,
-    initial_values,
-    label_values,
-    mlp,
-    per_task,
-    task_vector,
-    with_extra,
-)
+from metarec.torch.layers import label_values, mlp, per_task, task_vector, with_extra
 from metarec.torch.training import choose_device
-
-Similarity = Literal["cosine", "dot"]
-
-COSINE_SCALE = 10.0
-"""First value of the learned scale of cosines, the paper's fixed one."""
 
 
 class Item(NamedTuple):
@@ -109,14 +95,7 @@ class ProtoCF:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        if similarity not in ("cosine", "dot"):
-            raise LearnerError(f"learner.similarity={similarity!r}; known: cosine, dot")
-        if groups < 1 or prior_strength <= 0 or distillation_weight < 0:
-            raise LearnerError(
-                f"learner.groups={groups} must be at least 1, learner.prior_strength="
-                f"{prior_strength} above 0 and learner.distillation_weight={distillation_weight} "
-                "not below"
-            )
+        check_protocf(groups, similarity, prior_strength, distillation_weight)
         self.embedding_size = embedding_size
         self.hidden_sizes = tuple(hidden_sizes)
         self.groups = groups
@@ -157,21 +136,7 @@ class ProtoCF:
         )  # fmt: skip
 
     def _initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        size = self.embedding_size
-        sizes = (inputs.size + inputs.extras, *self.hidden_sizes, size)
-        return {
-            **initial_mlp("projection", sizes, rng),
-            **initial_task_vector("prior", inputs, size, rng),
-            **initial_values(),
-            **initial_mlp("attention", (size, size), rng),
-            **initial_mlp("gate", (2 * size, size), rng, last=0.1),
-            "keys": rng.standard_normal((self.groups, size)) / np.sqrt(size),
-            "groups": rng.standard_normal((self.groups, size)) / np.sqrt(size),
-            "extra": np.zeros(inputs.extras),
-            "log_strength": np.zeros(1),
-            "log_scale": np.zeros(1),
-            "bias": np.zeros(1),
-        }
+        return initial_protocf(inputs, rng, self.hidden_sizes, self.embedding_size, self.groups)
 
     def _functions(self) -> tuple[amortised.Encode[Item], amortised.Decode[Item]]:
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,15 +12,13 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
-from metarec.errors import LearnerError
+from metarec.amortised import Projection, check_prototypical, initial_prototypical
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
 from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
 from metarec.torch.training import choose_device
-
-Projection = Literal["mlp", "linear", "none"]
 
 
 class Prototypes(NamedTuple):
@@ -97,18 +95,7 @@ class Prototypical:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        if projection not in ("mlp", "linear", "none"):
-            raise LearnerError(f"learner.projection={projection!r}; known: mlp, linear, none")
-        if prototypes < 1 or (projection == "none" and prototypes > 1):
-            raise LearnerError(
-                f"learner.prototypes={prototypes}: at least 1, and exactly 1 with "
-                "learner.projection=none, where nothing is trained"
-            )
-        if prior_strength <= 0 or dislike_weight < 0:
-            raise LearnerError(
-                f"learner.prior_strength={prior_strength} must be above 0 and "
-                f"learner.dislike_weight={dislike_weight} not below"
-            )
+        check_prototypical(projection, prototypes, prior_strength, dislike_weight)
         self.projection: Projection = projection
         self.embedding_size = embedding_size
         self.prototypes = prototypes
@@ -137,28 +124,9 @@ class Prototypical:
         )  # fmt: skip
 
     def _initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        size, embedding = inputs.size, self.embedding_size
-        parameters = {
-            "projection0": rng.standard_normal((size, embedding)) / np.sqrt(size),
-            "prior.liked": 0.01 * rng.standard_normal((self.prototypes, embedding)),
-            "prior.disliked": 0.01 * rng.standard_normal((self.prototypes, embedding)),
-            "log_strength": np.zeros(2),
-            "log_temperature": np.zeros(1),
-            "bias": np.zeros(1),
-        }
-        if self.projection == "mlp":
-            parameters["hidden"] = np.zeros(embedding)
-            weight = rng.standard_normal((embedding, embedding)) / np.sqrt(embedding)
-            parameters["projection1"] = weight
-        if inputs.channels > 1:
-            parameters["task.liked"] = rng.standard_normal((size, embedding)) / np.sqrt(size)
-            parameters["task.disliked"] = np.zeros((size, embedding))
-        if inputs.extras:
-            parameters["extra"] = np.zeros(inputs.extras)
-        if self.prototypes > 1:
-            for side in ("liked", "disliked"):
-                parameters[f"query.{side}"] = rng.standard_normal((self.prototypes, embedding))
-        return parameters
+        return initial_prototypical(
+            inputs, rng, self.projection, self.embedding_size, self.prototypes
+        )
 
     def _encode(self, feedback: Feedback) -> amortised.Encode[Prototypes]:
         return functools.partial(

@@ -12,22 +12,13 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
-from metarec.errors import LearnerError
+from metarec.amortised import check_r2d2, initial_r2d2
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
 from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Parameters, Queries, Shots
-from metarec.torch.layers import (
-    initial_mlp,
-    initial_task_vector,
-    initial_values,
-    label_values,
-    mlp,
-    per_task,
-    task_vector,
-    with_extra,
-)
+from metarec.torch.layers import label_values, mlp, per_task, task_vector, with_extra
 from metarec.torch.training import choose_device
 
 
@@ -88,8 +79,7 @@ class R2D2:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        if regularisation <= 0:
-            raise LearnerError(f"learner.regularisation={regularisation} must be above 0")
+        check_r2d2(regularisation)
         self.embedding_size = embedding_size
         self.hidden_sizes = tuple(hidden_sizes)
         self.regularisation = regularisation
@@ -114,15 +104,7 @@ class R2D2:
         )  # fmt: skip
 
     def _initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        sizes = (inputs.size + inputs.extras, *self.hidden_sizes, self.embedding_size)
-        return {
-            **initial_mlp("embedding", sizes, rng),
-            **initial_task_vector("prior", inputs, self.embedding_size, rng),
-            **initial_values(),
-            "log_penalty": np.zeros(1),
-            "log_scale": np.zeros(1),
-            "bias": np.zeros(1),
-        }
+        return initial_r2d2(inputs, rng, self.hidden_sizes, self.embedding_size)
 
     def _encode(self) -> amortised.Encode[Weights]:
         return functools.partial(encode, regularisation=self.regularisation)

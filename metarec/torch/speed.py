@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,9 +19,10 @@ from metarec.inputs import Inputs
 from metarec.learner import Training
 from metarec.loops import InnerLoop
 from metarec.speed.memory import resident_peak_bytes
-from metarec.speed.work import LEARN2LEARN, Contender, StepArrays, StepWork, step_arrays
+from metarec.speed.work import LEARN2LEARN, USERS, Contender, StepArrays, StepWork, step_arrays
 from metarec.torch import reference
 from metarec.torch.catalogue import Catalogue
+from metarec.torch.encoder import BertEncoder
 from metarec.torch.episodic import episodes_of, outer_loss, weights_of
 from metarec.torch.inner_loop import (
     Episodes,
@@ -33,9 +34,6 @@ from metarec.torch.inner_loop import (
 )
 from metarec.torch.maml import MAML
 from metarec.torch.scorer import MLP
-
-USERS = 8
-"""Users that a catalogue is scored for, in turn."""
 
 
 def steps(work: StepWork, device: str, compiled: bool) -> dict[str, Contender]:
@@ -232,6 +230,12 @@ def stages(training: Training, work: StepWork, device: str) -> dict[str, Contend
         "loss and gradient": part(loss_and_gradient),
         "optimiser": part(optimizer.step),
     }
+
+
+def encoding(titles: Sequence[str], device: str) -> Contender:
+    """All titles through the pretrained BERT; see `Backend.encoding`."""
+    encoder = BertEncoder(device=device)
+    return Contender(lambda: encoder.encode(titles), items=len(titles), optional=True)
 
 
 def product(size: int, device: str) -> Contender:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -12,17 +12,15 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
-from metarec.errors import LearnerError
+from metarec.amortised import Modulation, check_tanp, initial_tanp
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
 from metarec.torch import amortised
 from metarec.torch.amortised import Conditioned, Episode, Parameters, Queries, Shots
-from metarec.torch.layers import initial_mlp, mlp, with_extra
+from metarec.torch.layers import mlp, with_extra
 from metarec.torch.neural_process import labelled
 from metarec.torch.training import choose_device
-
-Modulation = Literal["film", "gating"]
 
 
 class Task(NamedTuple):
@@ -100,14 +98,7 @@ class TaNP:
         patience: int = 5,
         device: str = "auto",
     ) -> None:
-        if modulation not in ("film", "gating"):
-            raise LearnerError(f"learner.modulation={modulation!r}; known: film, gating")
-        if clusters < 1 or temperature <= 0 or min(kl_weight, cluster_weight) < 0:
-            raise LearnerError(
-                f"learner.clusters={clusters} must be at least 1, learner.temperature="
-                f"{temperature} above 0, learner.kl_weight={kl_weight} and "
-                f"learner.cluster_weight={cluster_weight} not below 0"
-            )
+        check_tanp(clusters, temperature, modulation, kl_weight, cluster_weight)
         self.embedding_size = embedding_size
         self.hidden_sizes = tuple(hidden_sizes)
         self.clusters = clusters
@@ -135,26 +126,9 @@ class TaNP:
         )  # fmt: skip
 
     def _initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        candidate, code = inputs.size + inputs.extras, self.embedding_size
-        own = inputs.size if inputs.channels > 1 else 0
-        hidden = self.hidden_sizes
-        parameters = {
-            **initial_mlp("encoder", (candidate + 1, *hidden, code), rng),
-            **initial_mlp("latent", (code, code, 2 * code), rng),
-            **initial_mlp("identity", (candidate + 1, *hidden, code), rng),
-            **initial_mlp("decoder", (candidate + code + own, *hidden, 1), rng, last=0.1),
-            "pool": rng.standard_normal((self.clusters, code)) / np.sqrt(code),
-        }
-        if own:
-            parameters["identity.task"] = rng.standard_normal((own, code)) / np.sqrt(own)
-        names = (
-            ("scale", "shift") if self.modulation == "film" else ("scale", "shift", "both", "gate")
+        return initial_tanp(
+            inputs, rng, self.hidden_sizes, self.embedding_size, self.clusters, self.modulation
         )
-        for layer, width in enumerate(hidden):
-            for name in names:
-                weight = rng.standard_normal((code, width)) / np.sqrt(code)
-                parameters[f"{name}{layer}"] = weight
-        return parameters
 
     def _objective(self, parameters: Parameters, episode: Episode) -> tuple[Tensor, Tensor]:
         """Scores of the queries given a draw from the posterior, and the weighted divergences."""

@@ -8,7 +8,7 @@ the items of a catalogue and a new item with its first feedback one space of emb
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import numpy as np
@@ -17,21 +17,26 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
-from metarec.errors import LearnerError
 from metarec.factor_inputs import FactorEpisodes, FactorInputs
 from metarec.learner import MetaParameters, Support, Training
 from metarec.loops import Loss, OuterLoop, OuterLoss
 from metarec.torch import episodic
 from metarec.torch.inner_loop import Episodes, pointwise_loss
 from metarec.torch.training import Gradients, autograd, train
+from metarec.warm_up import (
+    Initial,
+    base_statistics,
+    choices,
+    chosen,
+    first_parameters,
+    of_catalogue,
+    of_support,
+)
 
 Parameters = Mapping[str, Tensor]
 """Learned weights; as `users.mean`, `users.scale`, `items.mean` and `items.scale` [F] the mean and
 standard deviation of the factors of meta-train; and as `base.scale` and `base.bias` what brings
 their products to the scale of scores."""
-
-LOGITS = 4.0
-"""How far apart the logits of 1 and 0 lie, which the products of factors predict."""
 
 
 class Pairs(NamedTuple):
@@ -161,11 +166,12 @@ class Draw:
 
     def rng(self, step: int) -> np.random.Generator:
         """Source of the random choices of a step."""
-        return np.random.default_rng([self.seed, 4, step])
+        return choices(self.seed, step)
 
     def cold(self, like: Tensor, step: int, share: float) -> Tensor:
         """[T, N or 1] true for a share of the items, drawn anew at each step; of new items all."""
-        drawn = self.rng(step).random(like.shape[:2]) < (1.0 if self.of_items else share)
+        share = 1.0 if self.of_items else share
+        drawn = chosen(self.rng(step), tuple(like.shape[:2]), share)
         return torch.from_numpy(drawn).to(self.device)
 
     def gradients(self, loss_of: Callable[[Parameters, int], Tensor]) -> Gradients:
@@ -184,7 +190,7 @@ class Draw:
 def fit(
     training: Training,
     embedding_size: int,
-    initial: Callable[[FactorInputs, np.random.Generator], Mapping[str, np.ndarray]],
+    initial: Initial,
     gradients: Callable[[Draw], Gradients],
     outer: OuterLoop,
     outer_loss: OuterLoss,
@@ -212,33 +218,10 @@ def fit(
         loops.chosen_loss(outer_loss, training.feedback),
         training.seed, device, _statistics(inputs, device),
     )  # fmt: skip
-    first = {
-        **initial(inputs, np.random.default_rng([training.seed, 2])),
-        "log_scale": np.zeros(1),
-        "bias": np.zeros(1),
-    }
     return train(
-        {name: np.asarray(value, dtype=np.float32) for name, value in first.items()},
-        gradients(draw), training, outer, inputs.statistics, device, description,
+        first_parameters(initial, inputs, training.seed), gradients(draw), training, outer,
+        inputs.statistics, device, description,
     )  # fmt: skip
-
-
-def check_settings(
-    cold_share: float = 0.5,
-    warm_up_steps: int = 0,
-    warm_up_learning_rate: float = 0.0,
-    cold_weight: float = 0.0,
-) -> None:
-    """Raises LearnerError if an argument that warm-up learners share is out of range."""
-    if not 0 < cold_share <= 1:
-        raise LearnerError(f"learner.cold_share={cold_share}: a share in (0, 1] is needed")
-    if not 0 <= cold_weight <= 1:
-        raise LearnerError(f"learner.cold_weight={cold_weight} must be in [0, 1]")
-    if warm_up_steps < 0 or warm_up_learning_rate < 0:
-        raise LearnerError(
-            f"learner.warm_up_steps={warm_up_steps} and learner.warm_up_learning_rate="
-            f"{warm_up_learning_rate} must not be below 0"
-        )
 
 
 def score_pairs(parameters: Parameters, users: Tensor, items: Tensor) -> Tensor:
@@ -383,23 +366,13 @@ def adapt(
         device: where to compute.
         ignore_support: take no notice of any shot, as if K were 0: the row without adaptation.
     """
-    if ignore_support:
-        support = replace(support, mask=np.zeros_like(support.mask))
     inputs = FactorInputs.restore(side, meta_parameters)
     parameters = _statistics(inputs, device) | episodic.tensors_of(meta_parameters, device)
-    content, own = inputs.contents(support)
-    folded = _tensor(inputs.fold_in(support), device)
-    if own is None:
-        tasks = method.users(parameters, folded, _tensor(content, device))
+    seen = [_tensor(array, device) for array in of_support(inputs, support, ignore_support)]
+    if inputs.kind == "user":
+        tasks = method.users(parameters, *seen)
     else:
-        factors, labels = inputs.shots(support)
-        tasks = method.new_items(
-            parameters,
-            NewItems(
-                _tensor(own, device), folded, _tensor(factors, device), _tensor(labels, device),
-                _tensor(support.mask, device),
-            ),
-        )  # fmt: skip
+        tasks = method.new_items(parameters, NewItems(*seen))
     return Adapted(tasks, method, parameters, inputs, device)
 
 
@@ -407,13 +380,11 @@ def adapt(
 def score(adapted: Adapted, candidates: Int32[np.ndarray, " c"]) -> Float32[np.ndarray, "tasks c"]:
     """Scores of a catalogue, in the unit of the labels."""
     inputs, parameters, device = adapted.inputs, adapted.parameters, adapted.device
-    vectors = _tensor(inputs.text.vectors(candidates), device)
-    factors = _tensor(inputs["factors"][candidates], device)
+    seen = [_tensor(array, device) for array in of_catalogue(inputs, candidates)]
     if inputs.kind == "user":
-        known = _tensor(inputs.known(candidates), device)
-        embedded = adapted.method.catalogue(parameters, Catalogue(vectors, factors, known))
+        embedded = adapted.method.catalogue(parameters, Catalogue(*seen))
     else:
-        embedded = adapted.method.users(parameters, factors, vectors)
+        embedded = adapted.method.users(parameters, *seen)
     # in float64: the number of tasks that are scored together must not show in the rounding
     products = adapted.tasks.double() @ embedded.double().T
     scores = to_score(parameters, products).float()
@@ -421,21 +392,8 @@ def score(adapted: Adapted, candidates: Int32[np.ndarray, " c"]) -> Float32[np.n
 
 
 def _statistics(inputs: FactorInputs, device: torch.device) -> dict[str, Tensor]:
-    scale, bias = (1.0, 0.0) if inputs.feedback == "rating" else (LOGITS, -LOGITS / 2)
-    return {
-        "base.scale": torch.tensor(scale, device=device),
-        "base.bias": torch.tensor(bias, device=device),
-        **_moments(inputs, device),
-    }
-
-
-def _moments(inputs: FactorInputs, device: torch.device) -> dict[str, Tensor]:
-    return {
-        f"{side}.{name}": _tensor(inputs.of_side(side, name), device)
-        for side in ("users", "items")
-        for name in ("mean", "scale")
-    }
+    return {name: _tensor(value, device) for name, value in base_statistics(inputs).items()}
 
 
 def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
+    return torch.from_numpy(np.asarray(array, dtype=np.float32, order="C")).to(device)

@@ -340,7 +340,7 @@ def test_features_come_from_the_store_and_their_key_names_the_run(
     monkeypatch.setenv("METAREC_CACHE", str(tmp_path / "cache"))
     records = []
     for key in ("one", "two"):
-        monkeypatch.setattr(prepare, "make_encoder", lambda text, device, key=key: Lengths(key))
+        monkeypatch.setattr(prepare, "make_encoder", lambda text, backend, key=key: Lengths(key))
         prepare._made.clear()
         records.append(run(make_config("WithFeatures"), tmp_path / "results"))
         assert (tmp_path / "cache" / "features" / key).is_dir()

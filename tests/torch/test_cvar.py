@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarec.amortised import initial_mlp
 from metarec.errors import LearnerError
 from metarec.torch import cvar
 from metarec.torch.cvar import CVAR, Latent
-from metarec.torch.layers import initial_mlp
 from metarec.torch.warm_up import Catalogue, Draw, NewItems, Pairs, WarmUps
+from metarec.warm_up import DEVIATION
 
 T, N, K, F, D, Z = 3, 4, 2, 5, 6, 2
 
@@ -135,7 +136,7 @@ def test_latents_are_drawn_with_their_mean_and_standard_deviation() -> None:
     torch.testing.assert_close(drawn.std(0), latent.deviation[0], atol=0, rtol=0.02)
     untrained = {name: torch.zeros_like(value) for name, value in parameters.items()}
     deviation = cvar.prior(untrained, torch.ones(1, D).double()).deviation
-    torch.testing.assert_close(deviation, torch.full((1, Z), cvar.DEVIATION).double())
+    torch.testing.assert_close(deviation, torch.full((1, Z), DEVIATION).double())
 
 
 @pytest.mark.parametrize("of_items", [False, True])

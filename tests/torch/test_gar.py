@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from metarec.amortised import initial_mlp
 from metarec.errors import LearnerError
 from metarec.torch import gar
 from metarec.torch.gar import GAR
-from metarec.torch.layers import initial_mlp
 from metarec.torch.warm_up import Catalogue, NewItems, Pairs
 
 T, N, F, D = 3, 4, 5, 6

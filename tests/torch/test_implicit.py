@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarec.loops import Proximal
 from metarec.torch import implicit
-from metarec.torch.implicit import Proximal, conjugate_gradient, implicit_gradients, solve
+from metarec.torch.implicit import conjugate_gradient, implicit_gradients, solve
 from metarec.torch.implicit_maml import ImplicitMAML
 from metarec.torch.inner_loop import Episodes
 from metarec.torch.scorer import MLP, Parameters, Scorer, build_scorer

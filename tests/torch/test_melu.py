@@ -12,11 +12,13 @@ from metarec.attributes import Attributes
 from metarec.data.dataset import Dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import LearnerError
+from metarec.features import attribute_features
 from metarec.learner import TaskKind, Training
 from metarec.loops import InnerLoop
 from metarec.splits import Split
 from metarec.torch.inner_loop import choose_engine
-from metarec.torch.melu import AttributeMLP, MeLU, decision_layers, features_of
+from metarec.torch.melu import AttributeMLP, MeLU
+from metarec.weights import decision_layers
 
 GENRES, DECADES = 6, 3
 
@@ -54,7 +56,7 @@ def test_what_is_embedded_is_the_mean_of_the_values_of_each_attribute(
     tiny_dataset: Dataset,
 ) -> None:
     attributes = make_attributes(tiny_dataset)
-    features = features_of(attributes).candidates
+    features = attribute_features(attributes).candidates
     table = np.random.default_rng(0).standard_normal((GENRES + DECADES, 5))
     scorer = AttributeMLP((0, GENRES, GENRES + DECADES), embedding_size=5)
     found = scorer.embed(
@@ -100,7 +102,7 @@ def test_one_step_by_hand_gives_its_scores(tiny_dataset: Dataset) -> None:
     scores = learner.score(learner.adapt(meta_parameters, support), everyone)
     assert training.attributes is not None
     table = meta_parameters["embedding"]
-    values = features_of(training.attributes).candidates
+    values = attribute_features(training.attributes).candidates
     parts = [(slice(GENRES), table[:GENRES]), (slice(GENRES, None), table[GENRES:])]
     embedded = np.concatenate([values[:, at] @ part for at, part in parts], axis=1)
     for task in range(len(support)):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from metarec.amortised import initial_mlp
 from metarec.data.dataset import Dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import LearnerError
@@ -17,7 +18,6 @@ from metarec.learner import Feedback, Support, TaskKind, Training
 from metarec.splits import Split
 from metarec.torch import dropoutnet, meta_embedding, mwuf
 from metarec.torch.dropoutnet import DropoutNet
-from metarec.torch.layers import initial_mlp
 from metarec.torch.meta_embedding import MetaEmbedding
 from metarec.torch.mwuf import MWUF
 from metarec.torch.warm_up import Catalogue, Draw, NewItems, Pairs, warmed_up

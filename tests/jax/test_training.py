@@ -1,0 +1,238 @@
+"""The outer step in JAX: one program, PyTorch's results, the same on several devices."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from metarec.data.dataset import Dataset
+from metarec.episodes import EpisodeSampler
+from metarec.errors import LearnerError
+from metarec.features import build_features
+from metarec.jax import episodic as jax_episodic
+from metarec.jax import training as jax_training
+from metarec.jax.compiled import RecompilationError, compiled, no_recompilation
+from metarec.jax.devices import choose_devices
+from metarec.jax.inner_loop import Episodes as JaxEpisodes
+from metarec.jax.maml import MAML
+from metarec.jax.scorer import build_scorer as build_in_jax
+from metarec.learner import MetaParameters, Training
+from metarec.loops import InnerLoop, OuterLoop
+from metarec.runs.resume import Checkpointer
+from metarec.speed.work import StepWork, step_arrays
+from metarec.splits import Split
+from metarec.torch import episodic as torch_episodic
+from metarec.torch import training as torch_training
+from metarec.torch.inner_loop import Episodes as TorchEpisodes
+from metarec.torch.scorer import build_scorer as build_in_torch
+
+WORK = StepWork(tasks=8, k_shot=4, query_size=5, feature_size=6, hidden_sizes=(8, 4), inner_steps=3)
+INNER = InnerLoop(3, 0.1)
+
+
+def training_on(data: Dataset, **settings: Any) -> Training:
+    """User tasks on the tiny data set, with random features."""
+    split = Split.by_seed(data, 0)
+    drawn = np.random.default_rng(0).standard_normal((data.n_items, 5)).astype(np.float32)
+    features = build_features(split, drawn, "user", "binary", 4.0)
+    sampler = EpisodeSampler(
+        split, "user", k_shot=(0, 4), query_size=4, task_batch=8, feedback="binary", threshold=4.0
+    )
+    rows = split.rows("train")
+    items = data.items[rows].astype(np.int32)
+    return Training(
+        "user", "binary", data.users[rows].astype(np.int32), items,
+        (data.ratings[rows] >= 4).astype(np.float32), data.n_users, data.n_items,
+        np.unique(items), (), features, sampler, **settings,
+    )  # fmt: skip
+
+
+def batches(steps: int) -> list[list[np.ndarray]]:
+    """Episodes in float64, others at each step."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(steps):
+        arrays = list(step_arrays(WORK, np.float64, ragged=True)[1:])
+        for side in (0, 3):
+            arrays[side] = rng.standard_normal(arrays[side].shape) * arrays[side + 2][..., None]
+            arrays[side + 1] = rng.integers(0, 2, arrays[side + 1].shape) * arrays[side + 2]
+        found.append(arrays)
+    return found
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_50_steps_end_where_pytorch_does(tiny_dataset: Dataset, cosine: bool) -> None:
+    """To 1e-6, in float64, with AdamW and a rate that falls or does not."""
+    initial = step_arrays(WORK, np.float64).parameters | {"rate.layer0": np.full(3, 0.1)}
+    settings = OuterLoop(50, 0.01, 0.5, validate_every=50, cosine=cosine)
+    given = batches(50)
+    training = training_on(tiny_dataset)
+
+    def rates(parameters: Any) -> Any:
+        return {name: parameters["rate.layer0"] for name in parameters if name[:4] != "rate"}
+
+    def torch_loss(parameters: dict[str, torch.Tensor], step: int) -> torch.Tensor:
+        scorer = build_in_torch("mlp_item", WORK.hidden_sizes)
+        method = torch_episodic.Adaptation(scorer, INNER, rates)
+        episodes = TorchEpisodes(*map(torch.tensor, given[step]))
+        scores = method.query_scores(parameters, episodes, "bce")
+        return torch_episodic.outer_loss("softmax", "bce", scores, episodes)
+
+    def jax_loss(parameters: Any, tasks: Any, shared: Any, program: Any) -> jax.Array:
+        scorer = build_in_jax("mlp_item", WORK.hidden_sizes)
+        method = jax_episodic.Adaptation(scorer, INNER, rates)
+        scores = method.query_scores(parameters, JaxEpisodes(*tasks), "bce")
+        return jax_episodic.outer_loss("softmax", "bce", scores, JaxEpisodes(*tasks))
+
+    theirs = torch_training.train(
+        initial, torch_training.autograd(torch_loss), training, settings, {},
+        torch.device("cpu"), "test",
+    )  # fmt: skip
+    with jax.enable_x64(True), no_recompilation():
+        ours = jax_training.train(
+            initial, jax_training.autograd(jax_loss), lambda step: (given[step], (), None),
+            training, settings, {}, choose_devices("cpu"), "test",
+        )  # fmt: skip
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert np.abs(value - initial[name]).max() > 1e-3, name
+        np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-6)
+
+
+def test_a_fit_compiles_its_outer_step_once(tiny_dataset: Dataset) -> None:
+    with no_recompilation():
+        MAML(hidden_sizes=(8,), steps=6).fit(training_on(tiny_dataset))
+
+
+def test_a_second_compilation_names_the_argument_at_fault() -> None:
+    @compiled
+    def total(weights: dict[str, jax.Array], batch: list[jax.Array]) -> jax.Array:
+        return weights["layer0.bias"].sum() + batch[1].sum()
+
+    bias, rows = jnp.zeros(3), jnp.zeros((2, 4))
+    with no_recompilation():
+        total({"layer0.bias": bias}, [rows, rows])
+        total({"layer0.bias": bias + 1}, [rows, rows])
+        with pytest.raises(RecompilationError, match=r"total is compiled again: batch\[1\]") as why:
+            total({"layer0.bias": bias}, [rows, rows[:1]])
+    assert "was float32[2,4] and is float32[1,4]" in str(why.value)
+    assert "weights" not in str(why.value)
+
+
+def test_other_static_arguments_make_another_program() -> None:
+    def power(values: jax.Array, exponent: int) -> jax.Array:
+        return values**exponent
+
+    made = compiled(power, static=("exponent",))
+    with no_recompilation():
+        assert made(jnp.full(2, 3.0), exponent=2).tolist() == [9, 9]
+        assert made(jnp.full(2, 3.0), exponent=3).tolist() == [27, 27]
+        with pytest.raises(RecompilationError, match="values was"):
+            made(jnp.full(3, 3.0), exponent=3)
+
+
+def test_an_interrupted_training_ends_in_the_same_bits(
+    tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    learner = MAML(hidden_sizes=(8,), steps=6, validate_every=2)
+
+    def rising(start: int, broken_at: int = -1) -> Callable[[MetaParameters], float]:
+        looks = itertools.count(start)
+
+        def validate(meta_parameters: MetaParameters) -> float:
+            look = next(looks)
+            if look == broken_at:
+                raise KeyboardInterrupt
+            return float(look)
+
+        return validate
+
+    whole = learner.fit(training_on(tiny_dataset, validate=rising(0)))
+    keeper = Checkpointer(tmp_path / "checkpoint")
+    with pytest.raises(KeyboardInterrupt):
+        learner.fit(training_on(tiny_dataset, checkpointer=keeper, validate=rising(0, 2)))
+    resumed = learner.fit(training_on(tiny_dataset, checkpointer=keeper, validate=rising(2)))
+    for name in whole:
+        assert np.array_equal(resumed[name], whole[name]), name
+
+
+def test_a_loss_that_is_not_finite_is_an_error(tiny_dataset: Dataset) -> None:
+    with pytest.raises(LearnerError, match=r"the loss is (nan|inf).*inner_learning_rate"):
+        MAML(hidden_sizes=(8,), steps=3, inner_learning_rate=1e30).fit(training_on(tiny_dataset))
+
+
+def test_a_device_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(LearnerError, match=r"backend\.device=auto"):
+        choose_devices("cpu:77")
+    with pytest.raises(LearnerError, match=r"backend\.device=abacus"):
+        choose_devices("abacus")
+
+
+ON_DEVICES = """
+import json, sys
+import jax
+jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
+import numpy as np
+from metarec.jax.devices import choose_devices
+from metarec.jax.inner_loop import Episodes
+from metarec.jax.training import build_optimizer, outer_step
+from metarec.jax import devices, episodic, training
+from metarec.jax.scorer import MLP
+from metarec.loops import InnerLoop, OuterLoop
+from metarec.speed.work import StepWork, step_arrays
+work = StepWork(tasks=12, feature_size=16, hidden_sizes=(8, 4), inner_steps=3)
+parameters, *arrays = step_arrays(work, ragged=True)
+method = episodic.Adaptation(MLP((8, 4), context=False), InnerLoop(3, 0.1))
+def loss_of(parameters, tasks, shared, program):
+    episodes = Episodes(*tasks)
+    scores = method.query_scores(parameters, episodes, "bce")
+    return episodic.outer_loss("softmax", "bce", scores, episodes)
+found = choose_devices("cpu")
+mesh = found.mesh(work.tasks)
+optimizer = build_optimizer(OuterLoop(learning_rate=0.01, weight_decay=0.1))
+update = outer_step(training.autograd(loss_of), optimizer)
+state = optimizer.init(parameters)
+parameters, state = jax.device_put((parameters, state), devices.everywhere(mesh))
+tasks = jax.device_put(arrays, devices.shared_out(mesh))
+shards = len({shard.device for shard in tasks[0].addressable_shards})
+losses = []
+for _ in range(5):
+    loss, parameters, state = update(parameters, state, tasks, (), program=None)
+    losses.append(float(loss))
+print(json.dumps([shards, losses, {k: np.asarray(v).tolist() for k, v in parameters.items()}]))
+"""
+
+
+def on_devices(count: int) -> tuple[int, list[float], dict[str, Any]]:
+    """Five outer steps in a process of its own with so many simulated host devices."""
+    done = subprocess.run(
+        [sys.executable, "-c", ON_DEVICES, str(count)],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    shards, losses, weights = json.loads(done.stdout.splitlines()[-1])
+    return shards, losses, weights
+
+
+def test_tasks_shared_out_over_four_devices_give_what_one_device_gives() -> None:
+    shards, losses, weights = on_devices(4)
+    one, its_losses, its_weights = on_devices(1)
+    assert (shards, one) == (4, 1)
+    assert losses[0] > losses[-1]
+    np.testing.assert_allclose(losses, its_losses, rtol=0, atol=1e-6)
+    for name, value in its_weights.items():
+        np.testing.assert_allclose(weights[name], value, rtol=0, atol=1e-6)
