@@ -22,7 +22,7 @@ from metarec.text.store import check_texts
 
 POOLINGS = ("cls", "mean")
 
-BLOCK = 16
+BLOCK = 32
 """Texts that a compiled program takes, less padding: few, so that texts of similar length share a
 block, and enough for full matrix products."""
 
@@ -253,18 +253,18 @@ def pool(
 
 
 def bucket_lengths(max_length: int) -> tuple[int, ...]:
-    """The lengths that texts are padded to: steps of 4, above 32 of a quarter of a power of two.
+    """The lengths that texts are padded to: steps of a quarter of a power of two, at least 2.
 
     Args:
         max_length: the most tokens of a text.
 
     Returns:
-        Lengths in rising order, the last of which is `max_length`: 4, 8, …, 32, 40, …, 64, 80, ….
+        Lengths in rising order, the last of which is `max_length`: 4, 6, …, 16, 20, …, 32, 40, ….
     """
     lengths = [4]
     while lengths[-1] < max_length:
         power = 1 << (lengths[-1].bit_length() - 1)
-        lengths.append(lengths[-1] + max(4, power // 4))
+        lengths.append(lengths[-1] + max(2, power // 4))
     return (*(length for length in lengths if length < max_length), max_length)
 
 

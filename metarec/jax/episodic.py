@@ -25,7 +25,7 @@ from metarec.jax.training import Batch, Gradients, autograd, train
 from metarec.learner import MetaParameters, Support, Training
 from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
 
-BLOCK = 32
+BLOCK = 64
 """Tasks whose meta-gradient a CPU computes at a time."""
 
 Objective = Callable[[dict[str, Array], Episodes, Any, Any], Array]

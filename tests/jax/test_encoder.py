@@ -129,9 +129,9 @@ def test_buckets_rise_to_max_length_and_waste_little(max_length):
     assert lengths[-1] == max_length
     steps = np.diff([0, *lengths])
     assert (steps > 0).all()
-    assert (steps[:-1] % 4 == 0).all()
+    assert (steps[:-1] % 2 == 0).all()
     assert all(step <= max(4, length / 4) for step, length in zip(steps[1:], lengths, strict=False))
-    assert len(lengths) <= 4 + 4 * np.log2(max(1, max_length / 8))
+    assert len(lengths) <= 8 + 4 * np.log2(max(1, max_length / 16))
 
 
 def test_each_bucket_is_compiled_once_whatever_the_batches_and_the_store(tiny, tmp_path):
@@ -140,7 +140,7 @@ def test_each_bucket_is_compiled_once_whatever_the_batches_and_the_store(tiny, t
     program = encoder._program[0]
     encoder.encode(texts, batch_size=1)
     # Each text has a block of its own: no bucket is left out.
-    assert program._cache_size() == len(bucket_lengths(13)) == 4
+    assert program._cache_size() == len(bucket_lengths(13)) == 6
     for batch_size in (2, BLOCK, BLOCK + 1, 100):
         encoder.encode(texts[::-1], batch_size=batch_size)
         encoder.encode(texts[: batch_size + 1], batch_size=batch_size)
