@@ -22,6 +22,7 @@ from jaxtyping import install_import_hook
 # Every annotation under metarec/ is checked at each call: array dtypes and shapes included.
 install_import_hook("metarec", "beartype.beartype")
 
+import absl.logging
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,6 +30,10 @@ from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from metarec.data.dataset import Dataset
+
+# Flax brings absl, whose log handler closes its stream when Hydra sets logging up, and by default
+# that is pytest's own capture. A stream that is the interpreter's own is never closed.
+absl.logging.get_absl_handler().python_handler.stream = sys.__stderr__
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

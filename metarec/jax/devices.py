@@ -25,6 +25,11 @@ class Devices:
 
     all: tuple[Any, ...]
 
+    def __str__(self) -> str:
+        """`cpu`, or `cuda (4 devices)`."""
+        kind = {"gpu": "cuda"}.get(self.first.platform, self.first.platform)
+        return kind if len(self.all) == 1 else f"{kind} ({len(self.all)} devices)"
+
     @property
     def first(self) -> Any:
         """The device that adapts and scores."""

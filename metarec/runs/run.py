@@ -115,7 +115,7 @@ def _run(
             {name: value if math.isfinite(value) else None for name, value in entry.items()}
             for entry in training.log
         ],
-        "device": str(getattr(learner, "device", "cpu")),
+        "device": str(getattr(learner, "devices", getattr(learner, "device", "cpu"))),
         "seconds": {"fit": fitted - start, "evaluate": end - fitted, "total": end - begin},
         "parameters": sum(
             value.size

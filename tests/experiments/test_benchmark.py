@@ -90,11 +90,14 @@ def test_an_unknown_learner_name_is_an_error_that_lists_the_known_ones(
     assert "\tpopularity" in error
 
 
-def test_the_learners_that_jax_does_not_have_say_so(
-    script: Script, capsys: pytest.CaptureFixture[str]
+def test_jax_computes_what_pytorch_does_and_its_record_says_so(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert script("benchmark", "learner=maml", "backend=jax") == 1
-    assert "choose backend=torch" in capsys.readouterr().out
+    assert script("benchmark", "learner=maml", "backend=jax", "learner.steps=2") == 0
+    (record,) = load_records(tmp_path / "results")
+    assert record.config.backend.name == "jax"
+    assert record.config.learner.target == "metarec.jax.maml.MAML"
+    assert record.content["device"] == "cpu"
 
 
 def test_the_legacy_ranking_is_printed_with_its_chance_level(
