@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from metarec.jax.compiled import compiled
 from metarec.jax.gram import DualWeights
 from metarec.jax.inner_loop import after, frozen, gram_of
 from metarec.jax.scorer import Parameters, Scorer, linear, upper
@@ -60,17 +59,19 @@ class Catalogue:
         return _scores(self.features, self.before, support, state)[:, : self.size]
 
 
-@partial(jax.jit, static_argnums=(0, 1))
-def _kept(
+def _keep(
     scorer: Scorer, first: int, parameters: Parameters, inputs: Array
 ) -> tuple[Array, Array, Array]:
+    """What is kept: input and output of the first adapted layer, and the unadapted scores."""
     values = frozen(parameters, first, scorer.embed(parameters, inputs))
     before = linear(parameters, first, values)
     return values, before, upper(parameters, before, first + 1)
 
 
-@jax.jit
-def _scores(features: Array, before: Array, support: Array, state: DualWeights) -> Array:
+_kept = compiled(_keep, static=("scorer", "first"))
+
+
+def _score_blocks(features: Array, before: Array, support: Array, state: DualWeights) -> Array:
     """[T, blocks * ROWS] scores, block by block."""
 
     def of_block(block: tuple[Array, Array]) -> Array:
@@ -82,26 +83,34 @@ def _scores(features: Array, before: Array, support: Array, state: DualWeights) 
     return jnp.moveaxis(scores, 0, 1).reshape(len(support), -1)
 
 
+_scores = compiled(_score_blocks)
+
+
 @dataclass
 class KeptCatalogue:
     """The catalogue that was scored last, kept for the next tasks with the same meta-parameters."""
 
     _weights: tuple[np.ndarray, ...] = ()
     _candidates: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    _features: object = None
     _catalogue: Catalogue | None = None
 
     def get(
         self,
         meta_parameters: Mapping[str, np.ndarray],
+        features: object,
         candidates: np.ndarray,
         make: Callable[[], Catalogue],
     ) -> Catalogue:
-        """The kept catalogue, or a new one if the weights or the candidates are others."""
+        """The kept catalogue, or a new one if weights, features or candidates are others."""
         weights = tuple(meta_parameters.values())
-        same = len(weights) == len(self._weights) and all(
-            mine is theirs for mine, theirs in zip(self._weights, weights, strict=True)
+        same = (
+            self._features is features
+            and len(weights) == len(self._weights)
+            and all(mine is theirs for mine, theirs in zip(self._weights, weights, strict=True))
         )
         if self._catalogue is None or not same or not np.array_equal(candidates, self._candidates):
             self._catalogue = make()
             self._weights, self._candidates = weights, candidates.copy()
+            self._features = features
         return self._catalogue

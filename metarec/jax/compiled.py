@@ -75,6 +75,8 @@ def compiled(
                 f"{function.__qualname__} is compiled again: "
                 + ("; ".join(changed) or "its arguments lie on other devices or in another layout")
             )
-        return function(*args, **kwargs)
+        # full float32, as PyTorch computes; a GPU would take fewer digits by itself
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
 
     return jax.jit(traced, static_argnames=static, donate_argnames=donate)

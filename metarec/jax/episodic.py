@@ -172,7 +172,7 @@ def in_blocks(
         if block is None or count <= block or count % block:
             found: tuple[Array, dict[str, Array]] = of_block(parameters, tasks)
             return found
-        blocks = jax.tree.map(lambda x: x.reshape(-1, block, *x.shape[1:]), tasks)
+        blocks = jax.tree.map(lambda x: x.reshape(count // block, block, *x.shape[1:]), tasks)
 
         def add(total: Any, tasks: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, of_block(parameters, tasks)), None
@@ -267,10 +267,14 @@ def fit(
 
 
 def arrays_at(inputs: Inputs, training: Training, step: int) -> dict[str, np.ndarray]:
-    """The arrays of `EpisodeInputs` of the episodes of a step, in the dtype of the vectors."""
+    """The arrays of `EpisodeInputs` of the episodes of a step, float32."""
     rng = np.random.default_rng([training.seed, 3, step])
     arrays = inputs.of_batch(training.sampler.batch(step), rng)
-    return {name: np.asarray(value, np.float32) for name, value in vars(arrays).items()}
+    return {name: _float(value) for name, value in vars(arrays).items()}
+
+
+def _float(array: np.ndarray) -> np.ndarray:
+    return np.asarray(array, np.float32)
 
 
 def assembled(scorer: Scorer, arrays: Mapping[str, Array]) -> Episodes:
@@ -313,14 +317,14 @@ def adapt(
     def catalogue(candidates: np.ndarray) -> Catalogue:
         def make() -> Catalogue:
             vectors, extra = catalogue_inputs(inputs, candidates, device)
-            every = jnp.zeros((len(vectors), *context.shape[1:]), context.dtype)
+            every = jnp.zeros((len(vectors), *context.shape[1:]), context.dtype, device=device)
             names = adaptation.settings(parameters)["names"]
             return Catalogue(
                 scorer, weights, scorer.assemble(vectors, every, extra),
                 inner_loop.first_layer(weights, names),
             )  # fmt: skip
 
-        return adaptation.kept.get(meta_parameters, candidates, make)
+        return adaptation.kept.get(meta_parameters, inputs.features, candidates, make)
 
     return Adapted(len(support), weights, context, inputs, scorer, device, catalogue, found)
 

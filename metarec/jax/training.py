@@ -85,7 +85,7 @@ def train(
         LearnerError: if the loss is not finite.
     """
     optimizer = build_optimizer(settings)
-    parameters: dict[str, Array] = {name: jnp.asarray(value) for name, value in initial.items()}
+    parameters: dict[str, Array] = jax.device_put(dict(initial), devices.first)
     state = optimizer.init(parameters)
     best = {name: np.array(value) for name, value in initial.items()}
     best_value, waited, first = -np.inf, 0, 0
@@ -94,7 +94,8 @@ def train(
     saved = training.checkpointer.load() if training.checkpointer else None
     if saved is not None:
         tensors, kept = saved
-        parameters = {name: jnp.asarray(tensors[f"now/{name}"]) for name in initial}
+        now = {name: tensors[f"now/{name}"] for name in initial}
+        parameters = jax.device_put(now, devices.first)
         state = _restored(state, tensors)
         best = {name: tensors[f"best/{name}"] for name in initial}
         best_value, waited, first = kept["best"], kept["waited"], kept["step"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -199,10 +200,7 @@ def episodes_of(
     """Assembled inputs of the episodes of a step."""
     rng = np.random.default_rng([training.seed, 3, step])
     arrays = inputs.of_batch(training.sampler.batch(step), rng)
-
-    def tensor(array: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
-
+    tensor = functools.partial(_tensor, device=device)
     query = tensor(arrays.query)
     context = tensor(arrays.query_context).unsqueeze(1).expand(-1, query.shape[1], -1, -1)
     return Episodes(
@@ -215,6 +213,10 @@ def episodes_of(
         query_labels=tensor(arrays.query_labels),
         query_mask=tensor(arrays.query_mask),
     )
+
+
+def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
 
 
 def adapt(
@@ -250,7 +252,7 @@ def adapt(
             assembled = scorer.assemble(vectors, every, extra)
             return Catalogue(scorer, weights, assembled, inner_loop.first_layer(weights, names))
 
-        return adaptation.kept.get(meta_parameters, candidates, make)
+        return adaptation.kept.get(meta_parameters, inputs.features, candidates, make)
 
     dual = None
     if steps:
@@ -275,8 +277,7 @@ def shots_of(
     extra = inputs.extra_columns(support.candidates) * support.mask[..., None]
     labels = np.where(support.mask, inputs.targets(support.labels), 0)
     vectors, contexts, extras, targets, mask, context = (
-        torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
-        for array in (shots, each, extra, labels, support.mask, task)
+        _tensor(array, device) for array in (shots, each, extra, labels, support.mask, task)
     )
     return scorer.assemble(vectors, contexts, extras), targets, mask, context
 

@@ -64,8 +64,11 @@ def test_a_catalogue_is_kept_for_the_same_weights_and_candidates_only() -> None:
 
     kept, meta = KeptCatalogue(), {"layer0.weight": np.zeros(3)}
     candidates = np.arange(5, dtype=np.int32)
-    first = kept.get(meta, candidates, make)
-    assert kept.get(dict(meta), candidates.copy(), make) is first
-    assert kept.get(meta, candidates[:4], make) is made[1]
-    assert kept.get({"layer0.weight": np.zeros(3)}, candidates[:4], make) is made[2]
-    assert len(made) == 3
+    features = object()
+    first = kept.get(meta, features, candidates, make)
+    assert kept.get(dict(meta), features, candidates.copy(), make) is first
+    assert kept.get(meta, features, candidates[:4], make) is made[1]
+    other = {"layer0.weight": np.zeros(3)}
+    assert kept.get(other, features, candidates[:4], make) is made[2]
+    assert kept.get(other, object(), candidates[:4], make) is made[3]
+    assert len(made) == 4
