@@ -73,7 +73,7 @@ class SpeedSettings:
     """
 
     device: str = "cpu"
-    backends: tuple[str, ...] = ("torch",)
+    backends: tuple[str, ...] = ("torch", "jax")
     only: tuple[str, ...] | None = None
     compile: bool = True
     repeats: int = 15
