@@ -122,7 +122,7 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
     for name, group in settings["groups"].items():
         if group is None:
             continue
-        known = ("episode", "learners", "seeds", "needs")
+        known = ("episode", "learners", "seeds", "needs", "backend")
         for key in group:
             if key not in known:
                 raise ConfigError(
@@ -130,6 +130,10 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
                 )
         needs = group.get("needs")
         learners = group.get("learners") or settings["learners"]
+        twin = []
+        if backend := group.get("backend"):
+            # a name of its own: it stands beside its twin in the tables
+            twin = [f"backend={backend}", "learner.name={}_" + backend]
         lacks = needs if needs and importlib.util.find_spec(needs) is None else None
         for learner in learners:
             episode = group["episode"]
@@ -137,6 +141,7 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
             values = composed(
                 f"learner={f'best/{episode}/' if tuned else ''}{learner}",
                 f"episode={episode}",
+                *(override.format(learner) for override in twin),
                 *overrides,
             )
             for key in ("results", "progress", "plan"):

@@ -121,9 +121,11 @@ def sampler_of(config: RunConfig, settings: SpeedSettings) -> EpisodeSampler:
 
 
 def titles_of(config: RunConfig, settings: SpeedSettings) -> list[str]:
-    """The titles of the encoding row: the first of the data set's items."""
-    text = prepare(config, needs_features=False).dataset.item_text
-    return [str(title) for title in text["title"][: settings.titles]]
+    """The titles of the encoding row: the first of the data set's items, or else their texts."""
+    materials = prepare(config, needs_features=False)
+    text = materials.dataset.item_text
+    titles = text.get("title", materials.texts)
+    return [str(title) for title in titles[: settings.titles]]
 
 
 def meta_train(config: RunConfig, settings: SpeedSettings, progress: bool) -> tuple[Training, str]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float64
+from tqdm.auto import tqdm
 
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs
@@ -121,6 +123,129 @@ class OuterLoop:
         if not self.cosine:
             return self.learning_rate
         return 0.5 * self.learning_rate * (1 + math.cos(math.pi * step / self.steps))
+
+
+class Course:
+    """How far an outer loop has come: the best meta-parameters, the looks, what a checkpoint holds.
+
+    Looks at meta-validation before the first step and every `validate_every` steps, keeps a
+    checkpoint then, and goes on from one if there is one: an interrupted training ends in the same
+    bits as an uninterrupted one. What it saw is appended to `training.log`.
+
+    Args:
+        initial: the first meta-parameters.
+        training: validation, checkpoints, progress.
+        settings: of the outer loop.
+        statistics: arrays that were fitted before and belong to the meta-parameters.
+        description: what the progress bar and errors say.
+
+    Attributes:
+        now: the meta-parameters to start with: the first ones, or those of the checkpoint.
+        optimizer: arrays of the optimiser's state in the checkpoint, by name; None without one.
+    """
+
+    def __init__(
+        self,
+        initial: Mapping[str, np.ndarray],
+        training: Training,
+        settings: OuterLoop,
+        statistics: MetaParameters,
+        description: str,
+    ) -> None:
+        self.now = {name: np.array(value) for name, value in initial.items()}
+        self.optimizer: dict[str, np.ndarray] | None = None
+        self._best = dict(self.now)
+        self._value, self._waited, self._step = -np.inf, 0, 0
+        self._losses: list[float] = []
+        self._training, self._settings = training, settings
+        self._statistics, self._description = statistics, description
+        training.log.clear()
+        saved = training.checkpointer.load() if training.checkpointer else None
+        if saved is not None:
+            tensors, kept = saved
+            self.now = {name: tensors[f"now/{name}"] for name in initial}
+            self._best = {name: tensors[f"best/{name}"] for name in initial}
+            self.optimizer = {
+                name.removeprefix("optimizer/"): value
+                for name, value in tensors.items()
+                if name.startswith("optimizer/")
+            }
+            self._value, self._waited, self._step = kept["best"], kept["waited"], kept["step"]
+            training.log.extend(kept["log"])
+
+    @property
+    def best(self) -> MetaParameters:
+        """The best meta-parameters on validation, or the last where there is no validation."""
+        return {**self._statistics, **self._best}
+
+    def steps(self) -> Iterator[int]:
+        """The numbers of the steps that are left, with a bar, until patience is at its end."""
+        settings = self._settings
+        with tqdm(
+            initial=self._step,
+            total=settings.steps,
+            desc=self._description,
+            unit="step",
+            disable=not self._training.progress,
+            leave=False,
+        ) as bar:
+            for step in range(self._step, settings.steps):
+                if self._waited >= settings.patience:
+                    return
+                yield step
+                bar.update()
+
+    def saw(self, step: int, loss: float) -> None:
+        """Takes note of the loss of a step.
+
+        Raises:
+            LearnerError: if it is not finite.
+        """
+        self._losses.append(loss)
+        if not math.isfinite(loss):
+            raise LearnerError(
+                f"{self._description}: the loss is {loss} at step {step}; lower "
+                "learner.learning_rate or learner.inner_learning_rate"
+            )
+
+    def due(self, done: int) -> bool:
+        """Whether to look at meta-validation after so many steps."""
+        return done % self._settings.validate_every == 0 or done == self._settings.steps
+
+    def look(
+        self,
+        done: int,
+        now: Mapping[str, np.ndarray],
+        optimizer: Callable[[], Mapping[str, np.ndarray]],
+    ) -> None:
+        """Validates the meta-parameters after so many steps, and keeps a checkpoint.
+
+        Args:
+            done: number of steps.
+            now: the meta-parameters, copies that nothing will write to.
+            optimizer: gives the arrays of the optimiser's state by name.
+        """
+        training = self._training
+        entry = {"step": float(done)}
+        if self._losses:
+            entry["loss"] = float(np.mean(self._losses))
+            self._losses.clear()
+        if training.validate is None:
+            self._best = dict(now)
+        else:
+            value = training.validate({**self._statistics, **now})
+            entry["validation"] = value
+            if value > self._value:
+                self._best, self._value, self._waited = dict(now), value, 0
+            else:
+                self._waited += 1
+        training.log.append(entry)
+        if training.checkpointer:
+            tensors = {f"best/{name}": value for name, value in self._best.items()}
+            tensors |= {f"now/{name}": value for name, value in now.items()}
+            tensors |= {f"optimizer/{name}": value for name, value in optimizer().items()}
+            kept = {"best": self._value, "waited": self._waited, "step": done, "log": training.log}
+            training.checkpointer.save(tensors, kept)
 
 
 def pointwise(feedback: Feedback) -> Loss:

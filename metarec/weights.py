@@ -47,7 +47,7 @@ def initial_layers(sizes: tuple[int, ...], rng: np.random.Generator) -> dict[str
     return parameters
 
 
-def initial_mlp(
+def initial_mlp_scorer(
     inputs: Inputs, hidden_sizes: tuple[int, ...], context: bool, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
     """Draws an MLP on the candidate and, with `context`, the context and what both share."""

@@ -4,12 +4,12 @@ Such a learner is two pure functions: `encode(parameters, shots)` makes of each 
 (prototypes, ridge weights, an aggregate), and `decode(parameters, state, queries)` scores
 candidates by it. The outer loop trains both on the queries of episodes; adapting is one call of
 `encode`. Both are compiled, so they must be hashable and equal what is made anew of the same
-settings: functions of a module, or `bound` ones.
+settings: functions of a module, or `metarec.jax.compiled.bound` ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -95,23 +95,6 @@ Objective = Callable[[Parameters, Episode], tuple[Array, Array | float]]
 Beside = Callable[[EpisodeBatch, np.random.Generator], np.ndarray]
 """[T, ...] what an objective needs beside episodes: draws of the step's generator, or what is known
 of their tasks."""
-
-
-@dataclass(frozen=True)
-class Bound:
-    """A function with some of its arguments, as `functools.partial`, but equal to its like."""
-
-    function: Callable[..., Any]
-    settings: tuple[tuple[str, Hashable], ...]
-
-    def __call__(self, *arguments: Any) -> Any:
-        """Calls the function."""
-        return self.function(*arguments, **dict(self.settings))
-
-
-def bound(function: Callable[..., Any], **settings: Hashable) -> Bound:
-    """Binds arguments by name."""
-    return Bound(function, tuple(sorted(settings.items())))
 
 
 @dataclass(frozen=True)

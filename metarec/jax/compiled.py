@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -80,3 +81,20 @@ def compiled(
             return function(*args, **kwargs)
 
     return jax.jit(traced, static_argnames=static, donate_argnames=donate)
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A function with some of its arguments, as `functools.partial`, but equal to its like."""
+
+    function: Callable[..., Any]
+    settings: tuple[tuple[str, Hashable], ...]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Calls the function."""
+        return self.function(*arguments, **dict(self.settings))
+
+
+def bound(function: Callable[..., Any], **settings: Hashable) -> Bound:
+    """Binds arguments by name."""
+    return Bound(function, tuple(sorted(settings.items())))

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int32
 from metarec import loops
 from metarec.factor_inputs import FactorInputs
 from metarec.jax import warm_up
-from metarec.jax.amortised import bound
+from metarec.jax.compiled import bound
 from metarec.jax.devices import choose_devices
 from metarec.jax.layers import mlp
 from metarec.jax.training import Gradients

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,8 +37,15 @@ class Devices:
         return self.all[0]
 
     def mesh(self, tasks: int) -> Mesh:
-        """As many devices as share `tasks` tasks out evenly."""
+        """As many devices as share `tasks` tasks out evenly; warns where some are left over."""
         count = max(n for n in range(1, len(self.all) + 1) if tasks % n == 0)
+        if count < len(self.all):
+            warnings.warn(
+                f"{tasks} tasks do not divide among {len(self.all)} devices: {count} "
+                f"{'is' if count == 1 else 'are'} used; choose episode.task_batch as a multiple "
+                f"of {len(self.all)}",
+                stacklevel=2,
+            )
         return Mesh(np.array(self.all[:count]), (TASKS,))
 
 

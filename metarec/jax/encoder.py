@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,18 +12,16 @@ import numpy as np
 from jax import Array
 from jaxtyping import Bool, Float32, Int32, Int64
 
-from metarec.errors import TextError, did_you_mean
+from metarec.errors import LearnerError, TextError
 from metarec.jax.bert import BertConfig, Parameters, apply, load
+from metarec.jax.compiled import compiled
+from metarec.jax.devices import choose_devices
 from metarec.text.checkpoint import DEFAULT, Checkpoint, resolve
-from metarec.text.store import check_texts
-
-POOLINGS = ("cls", "mean")
+from metarec.text.tokens import EPSILON, EncoderSettings, Tokenizer, encode_by_length
 
 BLOCK = 32
 """Texts that a compiled program takes, less padding: few, so that texts of similar length share a
 block, and enough for full matrix products."""
-
-_EPSILON = 1e-12
 
 
 class BertEncoder:
@@ -60,19 +55,11 @@ class BertEncoder:
         normalise: bool = True,
         device: str = "auto",
     ) -> None:
-        self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else resolve(checkpoint)
-        if pooling not in POOLINGS:
-            raise TextError(f"there is no pooling {pooling!r}{did_you_mean(pooling, POOLINGS)}")
-        self._config = BertConfig.read(self.checkpoint.folder)
-        positions = self._config.max_position_embeddings
-        if not 3 <= max_length <= positions:
-            raise TextError(
-                f"max_length is {max_length}; with checkpoint {self.checkpoint.name!r} it may be 3 "
-                f"(one token between the special ones) to {positions}"
-            )
-        self.pooling = pooling
-        self.max_length = max_length
-        self.normalise = normalise
+        found = checkpoint if isinstance(checkpoint, Checkpoint) else resolve(checkpoint)
+        # The first to read config.json: it says what is wrong with one.
+        self._config = BertConfig.read(found.folder)
+        self._settings = EncoderSettings(found, pooling, max_length, normalise)
+        self._tokenizer = Tokenizer(found.folder, max_length)
         self.device = _device(device)
 
     def __repr__(self) -> str:
@@ -83,44 +70,47 @@ class BertEncoder:
         )
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """Where tokenizer and weights are."""
+        return self._settings.checkpoint
+
+    @property
+    def pooling(self) -> str:
+        """`mean` or `cls`."""
+        return self._settings.pooling
+
+    @property
+    def max_length(self) -> int:
+        """Tokens kept of a text, special tokens included."""
+        return self._settings.max_length
+
+    @property
+    def normalise(self) -> bool:
+        """Whether vectors are scaled to length 1."""
+        return self._settings.normalise
+
+    @property
     def embedding_size(self) -> int:
         """D, the length of a vector."""
-        return self._config.hidden_size
+        return self._settings.embedding_size
 
     @property
     def settings(self) -> dict[str, str | int | bool]:
         """All that a vector depends on besides its text; device and framework are no part of it."""
-        return {
-            "checkpoint": self.checkpoint.content_hash,
-            "pooling": self.pooling,
-            "max_length": self.max_length,
-            "normalise": self.normalise,
-            "dtype": "float32",
-        }
+        return self._settings.as_dict()
 
     @property
     def feature_key(self) -> str:
         """SHA-256 of `settings`; the tokenizer's files are in the checkpoint's hash."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        return self._settings.feature_key
 
     def token_lengths(self, texts: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Counts the tokens of texts before any is cut off.
-
-        Args:
-            texts: n texts.
-
-        Returns:
-            [n] number of tokens of each, special tokens included; above `max_length` where `encode`
-            cuts.
-
-        Raises:
-            TextError: if an entry is no text.
-        """
-        return np.array([len(tokens) for tokens in self._tokenise(texts, cut=False)], np.int64)
+        """Returns [n] number of tokens of each text before any is cut off (`Tokenizer.lengths`)."""
+        return self._tokenizer.lengths(texts)
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """Number of texts that `encode` cuts off at `max_length` tokens."""
-        return int((self.token_lengths(texts) > self.max_length).sum())
+        return self._tokenizer.count_truncated(texts)
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Float32[np.ndarray, "n d"]:
         """Encodes texts, the longest first, in batches of similar length.
@@ -136,35 +126,11 @@ class BertEncoder:
             [n, D] vectors, in the order of the texts.
 
         Raises:
-            TextError: if an entry is no text, the checkpoint's weights do not fit its config, or
-                its tokenizer not its vocabulary.
+            TextError: if an entry is no text, `batch_size` is not positive, the checkpoint's
+                weights do not fit its config, or its tokenizer not its vocabulary.
         """
-        tokens = self._tokenise(texts, cut=True)
-        longest_first = sorted(range(len(tokens)), key=lambda row: -len(tokens[row]))
-        vectors = np.empty((len(tokens), self.embedding_size), np.float32)
-        for start in range(0, len(tokens), batch_size):
-            rows = longest_first[start : start + batch_size]
-            vectors[rows] = self._encode_batch([tokens[row] for row in rows])
-        return vectors
-
-    def _tokenise(self, texts: Sequence[str], cut: bool) -> list[list[int]]:
-        check_texts(texts)
-        if not len(texts):
-            return []
-        limit = (
-            {"truncation": True, "max_length": self.max_length} if cut else {"truncation": False}
-        )
-        encoded = self._tokenizer(
-            list(texts),
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            # Says nothing of texts that are longer than the model: they are counted.
-            verbose=False,
-            **limit,
-        )
-        tokens: list[list[int]] = encoded["input_ids"]
-        return tokens
+        tokens = self._tokenizer.tokenise(texts)
+        return encode_by_length(tokens, batch_size, self._encode_batch, self.embedding_size)
 
     def _encode_batch(self, tokens: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n d"]:
         program, parameters = self._program
@@ -177,11 +143,11 @@ class BertEncoder:
 
     def _padded(
         self, tokens: Sequence[Sequence[int]]
-    ) -> tuple[Int32[np.ndarray, "block length"], Int32[np.ndarray, " block"]]:
-        """Token numbers and lengths of a block; rows that no text fills have a length of 1."""
+    ) -> tuple[Int32[np.ndarray, "block bucket"], Int32[np.ndarray, " block"], int]:
+        """Token numbers and lengths of a block, and its bucket; empty rows have a length of 1."""
         longest = max(len(row) for row in tokens)
         bucket = next(length for length in self._buckets if length >= longest)
-        ids = np.full((BLOCK, bucket), self._tokenizer.pad_token_id or 0, np.int32)
+        ids = np.full((BLOCK, bucket), self._tokenizer.padding, np.int32)
         lengths = np.ones(BLOCK, np.int32)
         for row, numbers in enumerate(tokens):
             ids[row, : len(numbers)] = numbers
@@ -193,44 +159,37 @@ class BertEncoder:
                 f"and config.json a vocab_size of {self._config.vocab_size}; place the tokenizer "
                 "of the same checkpoint in it"
             )
-        return ids, lengths
+        return ids, lengths, bucket
 
     @cached_property
     def _buckets(self) -> tuple[int, ...]:
         return bucket_lengths(self.max_length)
 
     @cached_property
-    def _tokenizer(self) -> Any:
-        # Seconds of import, which nothing else here needs.
-        from transformers import AutoTokenizer
-
-        folder = self.checkpoint.folder
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise TextError(
-                f"the tokenizer in checkpoint folder {folder} cannot be loaded ({error}); copy "
-                "tokenizer.json or vocab.txt, and tokenizer_config.json, from the source again"
-            ) from error
-
-    @cached_property
     def _program(self) -> tuple[Callable[..., Array], Parameters]:
-        """Jitted `(parameters, ids, lengths) -> vectors`, and the parameters on the device."""
+        """Compiled `(parameters, ids, lengths, bucket) -> vectors`; parameters on the device."""
         graph, parameters = load(self.checkpoint.folder)
 
-        @jax.jit
+        # The graph is closed over: as a static argument it would be hashed for each block, which
+        # takes half a millisecond.
         def encode(
-            parameters: Parameters, ids: Int32[Array, "n length"], lengths: Int32[Array, " n"]
+            parameters: Parameters,
+            ids: Int32[Array, "n length"],
+            lengths: Int32[Array, " n"],
+            bucket: int,
         ) -> Float32[Array, "n d"]:
-            mask = jnp.arange(ids.shape[1]) < lengths[:, None]
+            mask = jnp.arange(bucket) < lengths[:, None]
             states = apply(graph, parameters, ids, mask).last_hidden_state
             vectors = pool(states, mask, self.pooling)
             if self.normalise:
                 norm = jnp.linalg.norm(vectors, axis=-1, keepdims=True)
-                vectors = vectors / jnp.maximum(norm, _EPSILON)
+                vectors = vectors / jnp.maximum(norm, EPSILON)
             return vectors
 
-        return encode, jax.device_put(parameters, self.device)
+        # The bucket, although it is the shape of `ids`, is static: another bucket is meant to be
+        # another program, and a second one for the same bucket is a recompilation.
+        program = compiled(encode, static=("bucket",))
+        return program, jax.device_put(parameters, self.device)
 
 
 def pool(
@@ -269,15 +228,15 @@ def bucket_lengths(max_length: int) -> tuple[int, ...]:
 
 
 def _device(name: str) -> jax.Device:
-    if name == "auto":
-        return jax.local_devices()[0]
     kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or not (number or "0").isdecimal():
+    # JAX has more names, such as tpu; the twin in PyTorch has these.
+    if name != "auto" and (kind not in ("cpu", "cuda") or not (number or "0").isdecimal()):
         raise TextError(f"there is no device {name!r}; use auto, cpu or cuda")
     try:
-        return jax.local_devices(backend=kind)[int(number or 0)]
-    except (RuntimeError, IndexError) as error:
+        found: jax.Device = choose_devices(name).first
+    except LearnerError as error:
         raise TextError(
             f"device {name!r}: JAX finds no {'CUDA' if kind == 'cuda' else 'such'} device on this "
             "machine; use auto or cpu, or install JAX for it (pip install 'metarec[cuda]')"
         ) from error
+    return found

@@ -15,13 +15,14 @@ from jaxtyping import Float32, Int32
 from metarec import loops
 from metarec.inputs import Inputs, Representation
 from metarec.jax import inner_loop
-from metarec.jax.catalogue import Catalogue, KeptCatalogue
+from metarec.jax.catalogue import Catalogue
 from metarec.jax.compiled import compiled
 from metarec.jax.devices import Devices
 from metarec.jax.gram import DualWeights
 from metarec.jax.inner_loop import Episodes, Rates, pointwise_loss
 from metarec.jax.scorer import Parameters, Scorer
 from metarec.jax.training import Batch, Gradients, autograd, train
+from metarec.kept import Kept
 from metarec.learner import MetaParameters, Support, Training
 from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
 
@@ -50,11 +51,11 @@ class Adaptation:
     inner: InnerLoop
     rates: Callable[[Parameters], Rates] | None = None
     names: Callable[[Parameters], frozenset[str]] | None = None
-    kept: KeptCatalogue = field(default_factory=KeptCatalogue, repr=False, compare=False)
+    kept: Kept[Catalogue] = field(default_factory=Kept, repr=False, compare=False)
 
     def off(self) -> Adaptation:
         """The same without a step."""
-        return replace(self, inner=replace(self.inner, steps=0), kept=KeptCatalogue())
+        return replace(self, inner=replace(self.inner, steps=0), kept=Kept())
 
     def settings(self, parameters: Parameters) -> dict[str, Any]:
         """`rates` and `names` as `inner_loop` takes them."""
@@ -68,7 +69,7 @@ class Adaptation:
         fastest = inner_loop.fastest_engine(
             self.scorer, weights_of(parameters), **self.settings(parameters)
         )
-        return not self.scorer.context and fastest == "gram"
+        return not self.scorer.context and fastest == "gram" and self.inner.engine != "vmap"
 
     def query_scores(
         self, parameters: Parameters, episodes: Episodes, loss: Loss, every_step: bool = False
@@ -310,7 +311,9 @@ def adapt(
     steps = adaptation.inner.steps > 0 and bool(support.mask.any())
     found = None
     if steps:
-        found = _adapt(parameters, shots, adaptation=adaptation, loss=loss)
+        # a program lives as long as the process; what is kept of a catalogue must not
+        how = replace(adaptation, kept=Kept())
+        found = _adapt(parameters, shots, adaptation=how, loss=loss)
     if not adaptation.keeps(parameters):
         return Adapted(len(support), found or weights, context, inputs, scorer, device)
 

@@ -18,6 +18,7 @@ from metarec.episodes import EpisodeBatch
 from metarec.inputs import Inputs, Representation
 from metarec.jax import amortised
 from metarec.jax.amortised import Conditioned, Episode, Queries, Shots
+from metarec.jax.compiled import bound
 from metarec.jax.devices import choose_devices
 from metarec.jax.layers import (
     label_values,
@@ -123,8 +124,8 @@ class ProtoCF:
 
     def _functions(self) -> tuple[amortised.Encode[Item], amortised.Decode[Item]]:
         return (
-            amortised.bound(encode, prior_strength=self.prior_strength),
-            amortised.bound(decode, similarity=self.similarity),
+            bound(encode, prior_strength=self.prior_strength),
+            bound(decode, similarity=self.similarity),
         )
 
     def restore(self, training: Training) -> None:

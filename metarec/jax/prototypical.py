@@ -16,6 +16,7 @@ from metarec.amortised import Projection, check_prototypical, initial_prototypic
 from metarec.inputs import Inputs, Representation
 from metarec.jax import amortised
 from metarec.jax.amortised import Conditioned, Queries, Shots
+from metarec.jax.compiled import bound
 from metarec.jax.devices import choose_devices
 from metarec.jax.scorer import Parameters, product
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
@@ -101,7 +102,7 @@ class Prototypical:
         )
 
     def _encode(self, feedback: Feedback) -> amortised.Encode[Prototypes]:
-        return amortised.bound(
+        return bound(
             encode,
             feedback=feedback,
             prior_strength=self.prior_strength,

@@ -15,6 +15,7 @@ from metarec.amortised import check_r2d2, initial_r2d2
 from metarec.inputs import Inputs, Representation
 from metarec.jax import amortised
 from metarec.jax.amortised import Conditioned, Queries, Shots
+from metarec.jax.compiled import bound
 from metarec.jax.devices import choose_devices
 from metarec.jax.layers import label_values, mlp, per_task, task_vector, with_extra
 from metarec.jax.scorer import Parameters
@@ -89,7 +90,7 @@ class R2D2:
         return initial_r2d2(inputs, rng, self.hidden_sizes, self.embedding_size)
 
     def _encode(self) -> amortised.Encode[Weights]:
-        return amortised.bound(encode, regularisation=self.regularisation)
+        return bound(encode, regularisation=self.regularisation)
 
     def restore(self, training: Training) -> None:
         """Gives the side information (features, feedback) to a learner that was not fitted here."""

@@ -17,7 +17,7 @@ from jax import Array
 
 from metarec.errors import LearnerError, did_you_mean
 from metarec.inputs import Inputs
-from metarec.weights import PRODUCT_SCALE, SIMILARITY_SCALE, depth, initial_mlp, last_layer
+from metarec.weights import PRODUCT_SCALE, SIMILARITY_SCALE, depth, initial_mlp_scorer, last_layer
 
 Parameters = Mapping[str, Array]
 
@@ -116,7 +116,7 @@ class MLP:
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws the initial weights (He et al. 2015, fan-in; a small last layer)."""
-        return initial_mlp(inputs, self.hidden_sizes, self.context, rng)
+        return initial_mlp_scorer(inputs, self.hidden_sizes, self.context, rng)
 
     def assemble(self, vectors: Array, context: Array, extra: Array) -> Array:
         """[..., D + C D + C D + C + E]: x, c, 3 x * c, 10 mean(x * c), extras.

@@ -17,6 +17,7 @@ from metarec.episodes import EpisodeBatch
 from metarec.inputs import Inputs, Representation
 from metarec.jax import amortised
 from metarec.jax.amortised import Conditioned, Episode, Queries, Shots
+from metarec.jax.compiled import bound
 from metarec.jax.devices import choose_devices
 from metarec.jax.layers import mlp, with_extra
 from metarec.jax.neural_process import labelled
@@ -142,7 +143,7 @@ class TaNP:
         inputs = loops.inputs_of(self._side, meta_parameters, type(self).__name__)
         return amortised.condition(
             inputs, meta_parameters, support,
-            amortised.bound(encode, temperature=self.temperature), decode, self.devices,
+            bound(encode, temperature=self.temperature), decode, self.devices,
             self.ignore_support,
         )  # fmt: skip
 

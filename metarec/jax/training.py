@@ -6,17 +6,14 @@ from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import Array
-from tqdm.auto import tqdm
 
-from metarec.errors import LearnerError
 from metarec.jax.compiled import compiled
 from metarec.jax.devices import Devices, everywhere, shared_out
 from metarec.learner import MetaParameters, Training
-from metarec.loops import RATE, OuterLoop
+from metarec.loops import RATE, Course, OuterLoop
 
 Batch = tuple[Any, Any, Hashable]
 """Of an outer step: arrays with a leading task axis; arrays without; what makes another program."""
@@ -84,85 +81,37 @@ def train(
     Raises:
         LearnerError: if the loss is not finite.
     """
+    course = Course(initial, training, settings, statistics, description)
     optimizer = build_optimizer(settings)
-    parameters: dict[str, Array] = jax.device_put(dict(initial), devices.first)
+    parameters: dict[str, Array] = jax.device_put(course.now, devices.first)
     state = optimizer.init(parameters)
-    best = {name: np.array(value) for name, value in initial.items()}
-    best_value, waited, first = -np.inf, 0, 0
-    losses: list[float] = []
-    training.log.clear()
-    saved = training.checkpointer.load() if training.checkpointer else None
-    if saved is not None:
-        tensors, kept = saved
-        now = {name: tensors[f"now/{name}"] for name in initial}
-        parameters = jax.device_put(now, devices.first)
-        state = _restored(state, tensors)
-        best = {name: tensors[f"best/{name}"] for name in initial}
-        best_value, waited, first = kept["best"], kept["waited"], kept["step"]
-        training.log.extend(kept["log"])
 
-    def look(step: int) -> bool:
-        """Validates; returns whether to stop."""
-        nonlocal best, best_value, waited
+    def look(done: int) -> None:
         # copies: the step that follows takes the memory over
         now = {name: np.array(value) for name, value in parameters.items()}
-        entry = {"step": float(step)}
-        if losses:
-            entry["loss"] = float(np.mean(losses))
-            losses.clear()
-        if training.validate is None:
-            best = now
-        else:
-            value = training.validate({**statistics, **now})
-            entry["validation"] = value
-            if value > best_value:
-                best, best_value, waited = now, value, 0
-            else:
-                waited += 1
-        training.log.append(entry)
-        if training.checkpointer:
-            tensors = {f"best/{name}": value for name, value in best.items()}
-            tensors |= {f"now/{name}": value for name, value in now.items()} | _named(state)
-            kept = {"best": best_value, "waited": waited, "step": step, "log": training.log}
-            training.checkpointer.save(tensors, kept)
-        return waited >= settings.patience
+        course.look(done, now, lambda: _named(state))
 
-    stopped = waited >= settings.patience
-    if first == 0:
-        stopped = look(0)
-    if stopped or first >= settings.steps:
-        return {**statistics, **best}
-    tasks, shared, program = batch_at(first)
-    mesh = devices.mesh(len(jax.tree.leaves(tasks)[0]))
-    parameters, state = jax.device_put((parameters, state), everywhere(mesh))
-    update = outer_step(gradients, optimizer)
-    steps = tqdm(
-        range(first, settings.steps),
-        initial=first,
-        total=settings.steps,
-        desc=description,
-        unit="step",
-        disable=not training.progress,
-        leave=False,
-    )
-    for step in steps:
+    if course.optimizer is None:
+        look(0)
+    else:
+        state = _restored(state, course.optimizer)
+    update, batch, mesh = None, None, None
+    for step in course.steps():
+        if batch is None or update is None or mesh is None:
+            batch = batch_at(step)
+            mesh = devices.mesh(len(jax.tree.leaves(batch[0])[0]))
+            parameters, state = jax.device_put((parameters, state), everywhere(mesh))
+            update = outer_step(gradients, optimizer)
+        tasks, shared, program = batch
         tasks = jax.device_put(tasks, shared_out(mesh))
         shared = jax.device_put(shared, everywhere(mesh))
         loss, parameters, state = update(parameters, state, tasks, shared, program=program)
         if step + 1 < settings.steps:
-            tasks, shared, program = batch_at(step + 1)  # while the devices work
-        losses.append(float(loss))
-        if not np.isfinite(losses[-1]):
-            raise LearnerError(
-                f"{description}: the loss is {losses[-1]} at step {step}; lower "
-                "learner.learning_rate or learner.inner_learning_rate"
-            )
-        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-            stopped = look(step + 1)
-            if stopped:
-                break
-    steps.close()
-    return {**statistics, **best}
+            batch = batch_at(step + 1)  # while the devices work
+        course.saw(step, float(loss))
+        if course.due(step + 1):
+            look(step + 1)
+    return course.best
 
 
 def build_optimizer(settings: OuterLoop) -> optax.GradientTransformation:
@@ -171,9 +120,7 @@ def build_optimizer(settings: OuterLoop) -> optax.GradientTransformation:
     def decayed(parameters: Mapping[str, Any]) -> dict[str, bool]:
         return {name: not name.startswith(RATE) for name in parameters}
 
-    def falling(count: Array) -> Array:
-        return 0.5 * settings.learning_rate * (1 + jnp.cos(jnp.pi * count / settings.steps))
-
+    falling = optax.cosine_decay_schedule(settings.learning_rate, max(settings.steps, 1))
     return optax.adamw(
         falling if settings.cosine else settings.learning_rate,
         weight_decay=settings.weight_decay,
@@ -184,12 +131,13 @@ def build_optimizer(settings: OuterLoop) -> optax.GradientTransformation:
 def _named(state: Any) -> dict[str, np.ndarray]:
     """The arrays of an optimiser's state by where they stand in it."""
     return {
-        f"optimizer/{jax.tree_util.keystr(path)}": np.array(leaf)
+        jax.tree_util.keystr(path): np.array(leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)
     }
 
 
-def _restored(state: Any, tensors: Mapping[str, np.ndarray]) -> Any:
+def _restored(state: Any, arrays: Mapping[str, np.ndarray]) -> Any:
+    """The same state with other arrays, where its own lie."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: jnp.asarray(tensors[f"optimizer/{jax.tree_util.keystr(path)}"]), state
+        lambda path, leaf: jax.device_put(arrays[jax.tree_util.keystr(path)], leaf.sharding), state
     )

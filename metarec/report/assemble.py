@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from metarec.report.adaptation import adaptation_table, gains_of
+from metarec.report.backends import backends_table, of_both
 from metarec.report.collect import (
     Results,
     failed_records,
@@ -74,6 +75,8 @@ def assemble(
         made.append((item_tasks_table(item), (item,)))
     pair = of_the_pair(user), of_the_pair(item)
     made.append((meta_minus_transfer_table(*pair), pair))
+    twins = of_both(user), of_both(item)
+    made.append((backends_table(*twins), twins))
     curve = curve_of(user) if user is not None else None
     provenance = _provenance(made)
     if curve is not None and user is not None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from metarec.report.cells import PRIMARY, curve_regime, curve_shots, row_label
 from metarec.report.collect import Results
-from metarec.report.labels import ONE_SEED, Variant, group_of, metric_label, regime_label
+from metarec.report.labels import JAX, ONE_SEED, Variant, group_of, metric_label, regime_label
 from metarec.report.selection import chance_of, interval_of
 from metarec.report.table import Estimate
 
@@ -69,6 +69,8 @@ def curve_of(results: Results) -> Curve | None:
     preliminary = False
     targets = results.targets
     for variant in results.variants:
+        if variant.learner.endswith(JAX):
+            continue  # its line would lie on its twin's
         estimates = []
         for values in by_shots:
             found = interval_of(values, variant)

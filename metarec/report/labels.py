@@ -21,6 +21,9 @@ BASELINE_GROUPS = frozenset({"Floor", "Collaborative", "Content"})
 ONE_SEED = frozenset({"maml_learn2learn"})
 """Reference implementations that are run once on purpose; they do not make a table preliminary."""
 
+JAX = "_jax"
+"""Ends the names of the runs of a plan with `backend: jax`."""
+
 REGIME_LABELS = {
     "warm": "Warm",
     "user_cold": "User cold",
@@ -117,8 +120,8 @@ def group_of(learner: str, target: str = "") -> str:
         target: its class by dotted path; one from `metarec.baselines` counts as `Content`, so that
             a new baseline may become the reference.
     """
-    if learner in _LEARNERS:
-        return _LEARNERS[learner][0]
+    if _in_torch(learner) in _LEARNERS:
+        return _LEARNERS[_in_torch(learner)][0]
     return "Content" if target.startswith("metarec.baselines.") else "Other"
 
 
@@ -130,7 +133,10 @@ def label_of(variant: Variant, kind: str = "user") -> str:
         kind: of task: on item tasks, learners that warm up are `no warm-up` without support.
     """
     name, adapted = variant.learner, variant.adapted
-    label = _LEARNERS[name][1] if name in _LEARNERS else _from_name(name)
+    known = _LEARNERS.get(_in_torch(name))
+    label = _from_name(name) if known is None else known[1]
+    if known is not None and name.endswith(JAX):
+        label = f"{label}, JAX"
     group = group_of(name)
     if not adapted:
         warm_up = group == WARM_UP and kind == "item"
@@ -144,10 +150,13 @@ def _switched_off(learner: str) -> str:
 
 
 def sort_key(variant: Variant, target: str = "") -> tuple[int, int, str, bool]:
-    """Order of the rows: by group, then as listed, unknown ones last by name; unadapted first."""
+    """Order of the rows: by group, then as listed, unknown ones last by name; unadapted first.
+
+    A learner in JAX stands after its twin in PyTorch.
+    """
     known = list(_LEARNERS)
-    name = variant.learner
-    place = known.index(name) if name in _LEARNERS else len(known)
+    name, twin = variant.learner, _in_torch(variant.learner)
+    place = known.index(twin) if twin in _LEARNERS else len(known)
     return GROUPS.index(group_of(name, target)), place, name, variant.adapted
 
 
@@ -172,6 +181,11 @@ def metric_label(column: str) -> str:
 def regime_label(regime: str) -> str:
     """`User cold` for `user_cold`."""
     return REGIME_LABELS.get(regime, _from_name(regime))
+
+
+def _in_torch(learner: str) -> str:
+    """The name of the same learner in PyTorch."""
+    return learner.removesuffix(JAX)
 
 
 def _from_name(name: str) -> str:

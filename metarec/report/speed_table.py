@@ -21,7 +21,7 @@ from metarec.speed.show import NONE, number
 
 HEADS = (
     "Work", "Backend", "ms", "Against", "ms", "Ratio or a second", "At least", "Of peak rate",
-    "MiB",
+    "MiB", "First call, s",
 )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ def markdown(rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> s
         rows: of `speed.json`.
         details: of `speed_details.json`.
     """
-    lines = [_line(HEADS), _line(["---"] * 2 + ["--:", "---"] + ["--:"] * 5)]
+    lines = [_line(HEADS), _line(["---"] * 2 + ["--:", "---"] + ["--:"] * 6)]
     bounds = {(bound.name, bound.backend): bound for bound in TABLE}
     for row in rows:
         bound = bounds[row["name"], row["backend"]]
@@ -78,17 +78,20 @@ def markdown(rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> s
                 number(row["ratio"]) + unit, number(row["at_least"]) + unit,
                 f"{part / whole:.0%}" if part and whole else NONE,
                 _memory(bound, details["works"][bound.work]),
+                number(details["works"][bound.work][bound.contender]["seconds_of_first_call"]),
             ])
         )  # fmt: skip
-    machine, peaks = details["machine"], [row["peak_gflop_per_second"] for row in rows]
+    machine, versions = details["machine"], details["versions"]
+    peaks = [row["peak_gflop_per_second"] for row in rows]
     peak = max((value for value in peaks if value), default=None)
     worst = {
         what: max(row[what] for row in details["parity"]) for what in ("loss", "meta_gradient")
     }
     lines.append(
-        f"\n<sub>Medians of interleaved repeats in one process; {machine['cpus']} cores "
-        f"({machine['processor']}), torch {details['versions']['torch']}; large float32 products "
-        f"reach {number(peak)} GFLOP/s. In float64 the engines differ from learn2learn by at most "
+        "\n<sub>Medians of interleaved repeats in one process, after a first call, in which JAX "
+        f"compiles; {machine['cpus']} cores ({machine['processor']}), torch {versions['torch']}, "
+        f"jax {versions['jax']}; large float32 products reach {number(peak)} GFLOP/s. In float64 "
+        "the engines differ from learn2learn by at most "
         f"{worst['loss']:.0e} in the loss and {worst['meta_gradient']:.0e} in the meta-gradient "
         f"(relative). Commit {details['commit'][:12]}, by python experiments/speed.py.</sub>"
     )

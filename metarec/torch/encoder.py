@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
 from collections.abc import Sequence
 from functools import cached_property
@@ -14,13 +12,9 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 
-from metarec.errors import TextError, did_you_mean
+from metarec.errors import TextError
 from metarec.text.checkpoint import DEFAULT, Checkpoint, resolve
-from metarec.text.store import check_texts
-
-POOLINGS = ("cls", "mean")
-
-_EPSILON = 1e-12
+from metarec.text.tokens import EPSILON, EncoderSettings, Tokenizer, encode_by_length
 
 
 class BertEncoder:
@@ -51,21 +45,10 @@ class BertEncoder:
         normalise: bool = True,
         device: str = "auto",
     ) -> None:
-        self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else resolve(checkpoint)
-        if pooling not in POOLINGS:
-            raise TextError(f"there is no pooling {pooling!r}{did_you_mean(pooling, POOLINGS)}")
-        config = json.loads((self.checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-        positions = config.get("max_position_embeddings", max_length)
-        if not 3 <= max_length <= positions:
-            raise TextError(
-                f"max_length is {max_length}; with checkpoint {self.checkpoint.name!r} it may be 3 "
-                f"(one token between the special ones) to {positions}"
-            )
-        self.pooling = pooling
-        self.max_length = max_length
-        self.normalise = normalise
+        found = checkpoint if isinstance(checkpoint, Checkpoint) else resolve(checkpoint)
+        self._settings = EncoderSettings(found, pooling, max_length, normalise)
+        self._tokenizer = Tokenizer(found.folder, max_length)
         self.device = _device(device)
-        self._embedding_size = int(config["hidden_size"])
 
     def __repr__(self) -> str:
         return (
@@ -75,44 +58,47 @@ class BertEncoder:
         )
 
     @property
+    def checkpoint(self) -> Checkpoint:
+        """Where tokenizer and weights are."""
+        return self._settings.checkpoint
+
+    @property
+    def pooling(self) -> str:
+        """`mean` or `cls`."""
+        return self._settings.pooling
+
+    @property
+    def max_length(self) -> int:
+        """Tokens kept of a text, special tokens included."""
+        return self._settings.max_length
+
+    @property
+    def normalise(self) -> bool:
+        """Whether vectors are scaled to length 1."""
+        return self._settings.normalise
+
+    @property
     def embedding_size(self) -> int:
         """D, the length of a vector."""
-        return self._embedding_size
+        return self._settings.embedding_size
 
     @property
     def settings(self) -> dict[str, str | int | bool]:
-        """All that a vector depends on besides its text; the device is no part of it."""
-        return {
-            "checkpoint": self.checkpoint.content_hash,
-            "pooling": self.pooling,
-            "max_length": self.max_length,
-            "normalise": self.normalise,
-            "dtype": "float32",
-        }
+        """All that a vector depends on besides its text; device and framework are no part of it."""
+        return self._settings.as_dict()
 
     @property
     def feature_key(self) -> str:
         """SHA-256 of `settings`; the tokenizer's files are in the checkpoint's hash."""
-        return hashlib.sha256(json.dumps(self.settings, sort_keys=True).encode()).hexdigest()
+        return self._settings.feature_key
 
     def token_lengths(self, texts: Sequence[str]) -> Int64[np.ndarray, " n"]:
-        """Counts the tokens of texts before any is cut off.
-
-        Args:
-            texts: n texts.
-
-        Returns:
-            [n] number of tokens of each, special tokens included; above `max_length` where `encode`
-            cuts.
-
-        Raises:
-            TextError: if an entry is no text.
-        """
-        return np.array([len(tokens) for tokens in self._tokenise(texts, cut=False)], np.int64)
+        """Returns [n] number of tokens of each text before any is cut off (`Tokenizer.lengths`)."""
+        return self._tokenizer.lengths(texts)
 
     def count_truncated(self, texts: Sequence[str]) -> int:
         """Number of texts that `encode` cuts off at `max_length` tokens."""
-        return int((self.token_lengths(texts) > self.max_length).sum())
+        return self._tokenizer.count_truncated(texts)
 
     def encode(self, texts: Sequence[str], batch_size: int = 64) -> Float32[np.ndarray, "n d"]:
         """Encodes texts, the longest first, in batches of similar length.
@@ -125,39 +111,16 @@ class BertEncoder:
             [n, D] vectors, in the order of the texts.
 
         Raises:
-            TextError: if an entry is no text, or the checkpoint's weights do not fit its config.
+            TextError: if an entry is no text, `batch_size` is not positive, or the checkpoint's
+                weights do not fit its config.
         """
-        tokens = self._tokenise(texts, cut=True)
-        longest_first = sorted(range(len(tokens)), key=lambda row: -len(tokens[row]))
-        vectors = np.empty((len(tokens), self.embedding_size), np.float32)
-        for start in range(0, len(tokens), batch_size):
-            rows = longest_first[start : start + batch_size]
-            vectors[rows] = self._encode_batch([tokens[row] for row in rows])
-        return vectors
-
-    def _tokenise(self, texts: Sequence[str], cut: bool) -> list[list[int]]:
-        check_texts(texts)
-        if not len(texts):
-            return []
-        limit = (
-            {"truncation": True, "max_length": self.max_length} if cut else {"truncation": False}
-        )
-        encoded = self._tokenizer(
-            list(texts),
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            # Says nothing of texts that are longer than the model: they are counted.
-            verbose=False,
-            **limit,
-        )
-        tokens: list[list[int]] = encoded["input_ids"]
-        return tokens
+        tokens = self._tokenizer.tokenise(texts)
+        return encode_by_length(tokens, batch_size, self._encode_batch, self.embedding_size)
 
     @torch.inference_mode()
     def _encode_batch(self, tokens: Sequence[Sequence[int]]) -> Float32[np.ndarray, "n d"]:
         shape = len(tokens), max(len(row) for row in tokens)
-        padded = torch.full(shape, self._tokenizer.pad_token_id or 0)
+        padded = torch.full(shape, self._tokenizer.padding)
         mask = torch.zeros(shape, dtype=torch.int64)
         for row, ids in enumerate(tokens):
             padded[row, : len(ids)] = torch.tensor(ids)
@@ -168,23 +131,9 @@ class BertEncoder:
         ).last_hidden_state
         vectors = pool(states, mask, self.pooling)
         if self.normalise:
-            vectors = torch.nn.functional.normalize(vectors, dim=-1, eps=_EPSILON)
+            vectors = torch.nn.functional.normalize(vectors, dim=-1, eps=EPSILON)
         result: np.ndarray = vectors.float().cpu().numpy()
         return result
-
-    @cached_property
-    def _tokenizer(self) -> Any:
-        # Seconds of import, which nothing else here needs.
-        from transformers import AutoTokenizer
-
-        folder = self.checkpoint.folder
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, use_fast=True)
-        except (OSError, ValueError, KeyError) as error:
-            raise TextError(
-                f"the tokenizer in checkpoint folder {folder} cannot be loaded ({error}); copy "
-                "tokenizer.json or vocab.txt, and tokenizer_config.json, from the source again"
-            ) from error
 
     @cached_property
     def _model(self) -> Any:

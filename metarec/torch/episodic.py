@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarec import loops
 from metarec.inputs import Inputs, Representation
+from metarec.kept import Kept
 from metarec.learner import (
     MetaParameters,
     Support,
@@ -20,7 +21,7 @@ from metarec.learner import (
 )
 from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
 from metarec.torch import inner_loop
-from metarec.torch.catalogue import Catalogue, KeptCatalogue
+from metarec.torch.catalogue import Catalogue
 from metarec.torch.gram import DualWeights
 from metarec.torch.inner_loop import Episodes, Rates, masked_mean, pointwise_loss
 from metarec.torch.scorer import Parameters, Scorer
@@ -48,16 +49,16 @@ class Adaptation:
     inner: InnerLoop
     rates: Callable[[Parameters], Rates] | None = None
     names: Callable[[Parameters], frozenset[str]] | None = None
-    kept: KeptCatalogue = field(default_factory=KeptCatalogue, repr=False, compare=False)
+    kept: Kept[Catalogue] = field(default_factory=Kept, repr=False, compare=False)
 
     def off(self) -> Adaptation:
         """The same without a step."""
-        return replace(self, inner=replace(self.inner, steps=0), kept=KeptCatalogue())
+        return replace(self, inner=replace(self.inner, steps=0), kept=Kept())
 
     def keeps(self, weights: Parameters, rates: Rates | None, names: frozenset[str] | None) -> bool:
         """Whether a catalogue is scored by what is kept of it (`metarec.torch.catalogue`)."""
         fastest = inner_loop.fastest_engine(self.scorer, weights, rates, names)
-        return not self.scorer.context and fastest == "gram"
+        return not self.scorer.context and fastest == "gram" and self.inner.engine != "vmap"
 
     def query_scores(
         self, parameters: Parameters, episodes: Episodes, loss: Loss, every_step: bool = False

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from metarec.errors import LearnerError, did_you_mean
 from metarec.inputs import Inputs
-from metarec.weights import PRODUCT_SCALE, SIMILARITY_SCALE, depth, initial_mlp, last_layer
+from metarec.weights import PRODUCT_SCALE, SIMILARITY_SCALE, depth, initial_mlp_scorer, last_layer
 
 Parameters = Mapping[str, Tensor]
 
@@ -141,7 +141,7 @@ class MLP:
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws the initial weights (He et al. 2015, fan-in; a small last layer)."""
-        return initial_mlp(inputs, self.hidden_sizes, self.context, rng)
+        return initial_mlp_scorer(inputs, self.hidden_sizes, self.context, rng)
 
     def assemble(self, vectors: Tensor, context: Tensor, extra: Tensor) -> Tensor:
         """[..., D + C D + C D + C + E]: x, c, 3 x * c, 10 mean(x * c), extras.

@@ -8,11 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
-from metarec.errors import LearnerError
 from metarec.learner import MetaParameters, Training
-from metarec.loops import RATE, OuterLoop
+from metarec.loops import RATE, Course, OuterLoop
 
 Gradients = Callable[[dict[str, Tensor], int], tuple[Tensor, Mapping[str, Tensor]]]
 """(meta-parameters, step) to (loss, gradient of each meta-parameter)."""
@@ -50,9 +48,7 @@ def train(
 ) -> MetaParameters:
     """Runs the outer loop and returns the meta-parameters that were best on meta-validation.
 
-    Looks at meta-validation before the first step and every `validate_every` steps, keeps a
-    checkpoint then, and goes on from one if it finds it: an interrupted training ends in the same
-    bits as an uninterrupted one. What it saw is appended to `training.log`.
+    What it sees on the way, and how it goes on after an interruption, is `metarec.loops.Course`.
 
     Args:
         initial: the first meta-parameters.
@@ -70,78 +66,33 @@ def train(
     Raises:
         LearnerError: if the loss is not finite.
     """
+    course = Course(initial, training, settings, statistics, description)
     parameters = {
         name: torch.tensor(value, device=device, requires_grad=True)
-        for name, value in initial.items()
+        for name, value in course.now.items()
     }
     optimizer = _optimizer(parameters, settings)
-    best = {name: np.array(value) for name, value in initial.items()}
-    best_value, waited, first = -np.inf, 0, 0
-    losses: list[float] = []
-    training.log.clear()
-    saved = training.checkpointer.load() if training.checkpointer else None
-    if saved is not None:
-        tensors, state = saved
-        _restore(optimizer, parameters, tensors)
-        best = {name: tensors[f"best/{name}"] for name in initial}
-        best_value, waited, first = state["best"], state["waited"], state["step"]
-        training.log.extend(state["log"])
 
-    def look(step: int) -> bool:
-        """Validates; returns whether to stop."""
-        nonlocal best, best_value, waited
+    def look(done: int) -> None:
         now = {name: value.detach().cpu().numpy().copy() for name, value in parameters.items()}
-        entry = {"step": float(step)}
-        if losses:
-            entry["loss"] = float(np.mean(losses))
-            losses.clear()
-        if training.validate is None:
-            best = now
-        else:
-            value = training.validate({**statistics, **now})
-            entry["validation"] = value
-            if value > best_value:
-                best, best_value, waited = now, value, 0
-            else:
-                waited += 1
-        training.log.append(entry)
-        if training.checkpointer:
-            state = {"best": best_value, "waited": waited, "step": step, "log": training.log}
-            training.checkpointer.save(_tensors(optimizer, parameters, best), state)
-        return waited >= settings.patience
+        course.look(done, now, lambda: _state(optimizer, parameters))
 
-    stopped = waited >= settings.patience
-    if first == 0:
-        stopped = look(0)
-    steps = tqdm(
-        range(first, settings.steps),
-        initial=first,
-        total=settings.steps,
-        desc=description,
-        unit="step",
-        disable=not training.progress,
-        leave=False,
-    )
-    for step in steps:
-        if stopped:
-            break
+    if course.optimizer is None:
+        look(0)
+    else:
+        _restore(optimizer, parameters, course.optimizer)
+    for step in course.steps():
         loss, values = gradients(parameters, step)
-        losses.append(float(loss))
-        if not np.isfinite(losses[-1]):
-            raise LearnerError(
-                f"{description}: the loss is {losses[-1]} at step {step}; lower "
-                "learner.learning_rate or learner.inner_learning_rate"
-            )
+        course.saw(step, float(loss))
         for name, parameter in parameters.items():
             # the fused Adam reads memory in order, whatever a gradient's strides say
             parameter.grad = values[name].contiguous()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step)
         optimizer.step()
-        if (step + 1) % settings.validate_every == 0 or step + 1 == settings.steps:
-            stopped = look(step + 1)
-    steps.close()
-    return {**statistics, **best}
+        if course.due(step + 1):
+            look(step + 1)
+    return course.best
 
 
 def _optimizer(parameters: Mapping[str, Tensor], settings: OuterLoop) -> torch.optim.Optimizer:
@@ -156,30 +107,24 @@ def _optimizer(parameters: Mapping[str, Tensor], settings: OuterLoop) -> torch.o
     )
 
 
-def _tensors(
-    optimizer: torch.optim.Optimizer,
-    parameters: Mapping[str, Tensor],
-    best: Mapping[str, np.ndarray],
+def _state(
+    optimizer: torch.optim.Optimizer, parameters: Mapping[str, Tensor]
 ) -> dict[str, np.ndarray]:
-    tensors = {f"best/{name}": value for name, value in best.items()}
-    for name, parameter in parameters.items():
-        tensors[f"now/{name}"] = parameter.detach().cpu().numpy()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer/{name}/{key}"] = value.detach().cpu().numpy()
-    return tensors
+    return {
+        f"{name}/{key}": value.detach().cpu().numpy()
+        for name, parameter in parameters.items()
+        for key, value in optimizer.state[parameter].items()
+    }
 
 
 def _restore(
     optimizer: torch.optim.Optimizer,
     parameters: Mapping[str, Tensor],
-    tensors: Mapping[str, np.ndarray],
+    state: Mapping[str, np.ndarray],
 ) -> None:
     for name, parameter in parameters.items():
-        with torch.no_grad():
-            parameter.copy_(torch.from_numpy(tensors[f"now/{name}"]))
-        prefix = f"optimizer/{name}/"
-        for key, value in tensors.items():
-            if key.startswith(prefix):
+        for key, value in state.items():
+            if key.startswith(f"{name}/"):
                 # its steps too, which the fused Adam counts where the parameter lies
-                state = torch.tensor(value, device=parameter.device)
-                optimizer.state[parameter][key.removeprefix(prefix)] = state
+                found = torch.tensor(value, device=parameter.device)
+                optimizer.state[parameter][key.removeprefix(f"{name}/")] = found

@@ -294,7 +294,6 @@ def warmed_up(
     loss: Loss,
     steps: int,
     learning_rate: float,
-    embed: Callable[[Tensor], Tensor] = lambda items: items,
 ) -> Tensor:
     """Embeddings of new items after gradient steps on their first feedback.
 
@@ -311,7 +310,6 @@ def warmed_up(
         loss: of a score.
         steps: number of steps.
         learning_rate: of the steps.
-        embed: from the embedding to what is multiplied with the users'.
 
     Returns:
         [T, F].
@@ -321,7 +319,7 @@ def warmed_up(
         with torch.enable_grad():
             # a leaf of its own where nobody asks for outer gradients
             items = items if recorded and items.requires_grad else items.detach().requires_grad_()
-            scores = score_pairs(parameters, shots, embed(items).unsqueeze(1))
+            scores = score_pairs(parameters, shots, items.unsqueeze(1))
             total = (pointwise_loss(loss, scores, labels) * mask).sum()
             (gradient,) = torch.autograd.grad(total, items, create_graph=recorded)
         items = items - learning_rate * gradient

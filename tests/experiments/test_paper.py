@@ -23,6 +23,8 @@ def paper(script: Script, tmp_path: Path) -> Script:
             "plan.seeds=[0]",
             "plan.learners=[popularity,item_mean,als]",
             "plan.groups.reference.learners=[random]",
+            "plan.groups.jax=null",
+            "plan.groups.jax_item_tasks=null",
             f"plan.paper={tmp_path / 'paper'}",
             "plan.configs=null",
             *overrides,
@@ -90,6 +92,15 @@ def test_a_second_call_runs_nothing_again_and_makes_the_same_tables(
     assert paper(*only_main) == 0
     assert [file.stat().st_mtime_ns for file in files] == times
     assert (tmp_path / "paper" / "tables" / "main.tex").read_bytes() == table
+
+
+def test_a_group_with_a_backend_runs_under_names_of_its_own(paper: Script, tmp_path: Path) -> None:
+    others = [f"plan.groups.{group}=null" for group in ("main", "reference", "rated", "item_tasks")]
+    only = ["plan.groups.jax={episode:binary,learners:[popularity],backend:jax}"]
+    assert paper(*others, *only) == 0
+    (record,) = load_records(tmp_path / "results", "paper")
+    assert (record.learner, record.config.backend.name) == ("popularity_jax", "jax")
+    assert "Popularity, JAX" in (tmp_path / "paper" / "tables" / "main.md").read_text()
 
 
 @pytest.fixture

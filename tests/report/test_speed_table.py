@@ -11,9 +11,13 @@ import pytest
 
 from metarec.errors import RunError
 from metarec.report.speed_table import main, publish
-from metarec.speed.rows import TABLE, Row
+from metarec.speed.rows import TABLE, Bound, Row
 
 MARKED = "before\n<!-- speed: begin -->\n<!-- speed: end -->\nafter\n"
+
+
+def works_of(bound: Bound) -> tuple[str, str]:
+    return bound.work, bound.contender
 
 
 def measured(folder: Path, **changes: Any) -> Path:
@@ -24,15 +28,15 @@ def measured(folder: Path, **changes: Any) -> Path:
         )
         for place, bound in enumerate(TABLE)
     ]  # fmt: skip
-    works: dict[str, dict[str, dict[str, list[float]]]] = {bound.work: {} for bound in TABLE}
-    works["large step"] = {
-        "torch gram": {"peak_mebibytes": [70.0, 71.0, 90.0]},
-        "torch vmap": {"peak_mebibytes": [400.0]},
-    }
+    works: dict[str, dict[str, dict[str, Any]]] = {bound.work: {} for bound in TABLE}
+    for place, bound in enumerate(TABLE):
+        works[bound.work][bound.contender] = {"seconds_of_first_call": 1.5 + place}
+    works["large step"]["torch gram"]["peak_mebibytes"] = [70.0, 71.0, 90.0]
+    works["large step"]["torch vmap"] = {"peak_mebibytes": [400.0]}
     details = {
         "machine": {"processor": "a processor", "cpus": 2},
         "threads": 2,
-        "versions": {"torch": "9.9"},
+        "versions": {"torch": "9.9", "jax": "0.9"},
         "code": "c0de",
         "commit": "0123456789abcdef",
         "load_before": 0.1,
@@ -59,6 +63,8 @@ def test_table_record_and_readme_show_each_row_as_measured(tmp_path: Path) -> No
         assert bound.name in line
         assert f"| {25 + place}{unit} |" in line
         assert "| 25% |" in line
+        own = [at for at, one in enumerate(TABLE) if works_of(one) == works_of(bound)]
+        assert line.endswith(f"| {1.5 + own[-1]:.3g} |")
     (large,) = (place for place, bound in enumerate(TABLE) if bound.memory_at_most is not None)
     assert "| 71 of 400 |" in lines[2 + large]
     assert "3e-16 in the loss and 4e-15 in the meta-gradient" in table

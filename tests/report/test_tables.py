@@ -250,3 +250,38 @@ def test_the_note_names_records_code_commit_command_tasks_and_seeds(make_record)
         "Holm",
     ):
         assert text in notes
+
+
+def test_a_learner_in_jax_stands_after_its_twin_in_pytorch(make_record):
+    records = [make_record(name) for name in ("maml_jax", "prototypical", "maml", "transfer_jax")]
+    table = tables_of(records)["main"]
+    assert [(s.title, [row.label for row in s.rows]) for s in table.sections[1:]] == [
+        ("Transfer", ["Transfer, JAX, fine-tuned"]),
+        ("Meta, gradient-based", ["MAML", "MAML, JAX"]),
+        ("Meta, metric-based and amortised", ["Prototypical"]),
+    ]
+
+
+def test_twins_are_compared_on_the_same_tasks_by_regime_and_kind_of_task(make_record):
+    made = [("maml", 0.3), ("maml_jax", 0.4), ("prototypical", 0.3), ("transfer_jax", 0.2)]
+    records = [make_record(name, quality, without_steps=0.1) for name, quality in made]
+    records += [make_record(name, 0.3, kind="item", shots=(0, 10)) for name in ("maml", "maml_jax")]
+    tables = tables_of(records)
+    table = tables["backends"]
+    assert table.columns == ("Learner", "Warm", "User cold", "Item cold", "Both cold")
+    assert [(s.title, [row.label for row in s.rows]) for s in table.sections] == [
+        ("User tasks", ["MAML, 0 steps", "MAML"]),
+        ("Item tasks", ["MAML"]),
+    ]
+    jax, torch = (rows_of(tables["main"])[name].cells[1].estimate for name in ("MAML, JAX", "MAML"))
+    cell = table.sections[0].rows[1].cells[1]
+    assert cell.estimate.mean == pytest.approx(jax.mean - torch.mean)
+    assert cell.mark == "+"
+    assert cell.source.learner == "maml_jax - maml"
+    assert [one.value for one in table.sections[1].rows[0].cells].count("–") == 3
+    assert "backends" not in tables_of([make_record("maml_jax"), make_record("transfer")])
+
+
+def test_the_curve_leaves_out_the_twins_in_jax(make_record):
+    curve = assemble([make_record("maml"), make_record("maml_jax")]).curve
+    assert [line.label for line in curve.lines] == ["Chance", "MAML"]

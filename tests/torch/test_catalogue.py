@@ -8,7 +8,7 @@ import torch
 
 from metarec.loops import InnerLoop
 from metarec.torch import catalogue as catalogue_module
-from metarec.torch.catalogue import Catalogue, KeptCatalogue
+from metarec.torch.catalogue import Catalogue
 from metarec.torch.inner_loop import adapt, adapt_dual, first_layer
 from metarec.torch.scorer import MLP
 from metarec.weights import initial_layers, last_layer
@@ -53,22 +53,3 @@ def test_scores_equal_those_of_the_fast_weights(
     unadapted = SCORER.forward(parameters, drawn["inputs"])
     torch.testing.assert_close(kept.scores(None, None, tasks=2), unadapted.expand(2, -1))
     assert not torch.allclose(expected[2], unadapted)
-
-
-def test_a_catalogue_is_kept_for_the_same_weights_and_candidates_only() -> None:
-    made: list[Catalogue] = []
-
-    def make() -> Catalogue:
-        made.append(Catalogue(SCORER, weights(), draw()["inputs"]))
-        return made[-1]
-
-    kept, meta = KeptCatalogue(), {"layer0.weight": np.zeros(3)}
-    candidates = np.arange(5, dtype=np.int32)
-    features = object()
-    first = kept.get(meta, features, candidates, make)
-    assert kept.get(dict(meta), features, candidates.copy(), make) is first
-    assert kept.get(meta, features, candidates[:4], make) is made[1]
-    other = {"layer0.weight": np.zeros(3)}
-    assert kept.get(other, features, candidates[:4], make) is made[2]
-    assert kept.get(other, object(), candidates[:4], make) is made[3]
-    assert len(made) == 4
