@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
-from collections.abc import Mapping
 from dataclasses import replace
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,22 +12,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from twins import class_of, gradients_of_twins, make_support, make_training, scores
 
 import metarec.jax.amortised as in_jax
 import metarec.torch.amortised as in_torch
 from metarec.collaborative import factorise
 from metarec.data.dataset import Dataset
-from metarec.episodes import EpisodeSampler, labels_of
-from metarec.features import build_features
 from metarec.inputs import Inputs
-from metarec.jax.compiled import no_recompilation
+from metarec.jax.compiled import bound, no_recompilation
 from metarec.jax.layers import normalized
 from metarec.jax.protocf import distillation
-from metarec.learner import Feedback, Learner, MetaParameters, Support, TaskKind, Training
-from metarec.splits import Split
+from metarec.learner import Feedback, TaskKind, Training
 from metarec.torch.protocf import distillation as distillation_in_torch
-
-SIZE = 5
 
 # name, class under metarec.<backend>, arguments
 LEARNERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,29 +58,9 @@ EPISODES: list[tuple[str, TaskKind]] = [
 ]
 
 
-def make(backend: str, name: str, **arguments: Any) -> Learner:
+def make(backend: str, name: str, **arguments: Any) -> Any:
     path, settings = LEARNERS[name]
-    module, _, kind = path.partition(".")
-    found = getattr(importlib.import_module(f"metarec.{backend}.{module}"), kind)
-    return found(**settings, device="cpu", **arguments)
-
-
-def make_training(data: Dataset, kind: TaskKind, feedback: Feedback) -> Training:
-    split = Split.by_seed(data, 0)
-    vectors = np.random.default_rng(0).normal(size=(data.n_items, SIZE)).astype(np.float32)
-    features = build_features(split, vectors, kind, feedback, 4.0)
-    rows = split.rows("train")
-    sides = data.users[rows], data.items[rows]
-    tasks, candidates = sides if kind == "user" else sides[::-1]
-    sizes = (data.n_users, data.n_items) if kind == "user" else (data.n_items, data.n_users)
-    sampler = EpisodeSampler(
-        split, kind, k_shot=(0, 4), query_size=6, task_batch=6, feedback=feedback,
-        negatives=0.0 if feedback == "rating" else 0.5,
-    )  # fmt: skip
-    return Training(
-        kind, feedback, tasks, candidates, labels_of(data.ratings[rows], feedback, 4.0), *sizes,
-        sampler.known, (), features, sampler,
-    )  # fmt: skip
+    return class_of(backend, path)(**settings, device="cpu", **arguments)
 
 
 def feedback_of(kind: TaskKind) -> Feedback:
@@ -102,58 +76,18 @@ def step_with_an_empty_support(training: Training) -> int:
     raise AssertionError("no such step")
 
 
-class Fitting:
-    """What a learner's `fit` hands to the outer loop, which is not run."""
-
-    def __init__(self, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.initial: Mapping[str, np.ndarray] = {}
-        self.arguments: tuple[Any, ...] = ()
-
-        def train(initial: Mapping[str, np.ndarray], *arguments: Any) -> MetaParameters:
-            self.initial, self.arguments = initial, arguments
-            return {}
-
-        monkeypatch.setattr(module, "train", train)
-
-
 @pytest.mark.parametrize(("name", "kind"), EPISODES)
 def test_losses_and_gradients_are_those_of_pytorch(
     tiny_dataset: Dataset, name: str, kind: TaskKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = make_training(tiny_dataset, kind, feedback_of(kind))
     step = step_with_an_empty_support(training)
-    # what the backends compute with is float64, and so is what they make of the arrays
-    monkeypatch.setattr(
-        in_torch, "_tensor", lambda a, device: torch.from_numpy(np.array(a, np.float64))
-    )
-    monkeypatch.setattr(in_jax, "_float", lambda a: np.asarray(a, np.float64))
     exact = SimpleNamespace(tasks=factorise(training).tasks.astype(np.float64))
     monkeypatch.setattr("metarec.torch.protocf.factorise", lambda training: exact)
-
-    theirs = Fitting(in_torch, monkeypatch)
-    make("torch", name).fit(training)
-    ours = Fitting(in_jax, monkeypatch)
-    make("jax", name).fit(training)
-    assert list(theirs.initial) == list(ours.initial)
-    for weight, value in theirs.initial.items():
-        np.testing.assert_array_equal(ours.initial[weight], value)
-
+    twins = make("torch", name), make("jax", name)
     # away from 0, where much begins
-    rng = np.random.default_rng(1)
-    weights = {k: v + 0.1 * rng.standard_normal(v.shape) for k, v in ours.initial.items()}
-    tensors = {k: torch.from_numpy(v).requires_grad_() for k, v in weights.items()}
-    expected, gradients = theirs.arguments[0](tensors, step)
-    with jax.enable_x64(True):
-        of_loss, batch_at = ours.arguments[:2]
-        loss, found = jax.device_get(jax.jit(of_loss, static_argnums=3)(weights, *batch_at(step)))
-    assert float(loss) == pytest.approx(float(expected), rel=1e-10, abs=0)
-    assert found.keys() == gradients.keys()
-    some = 0.0
-    for weight, value in gradients.items():
-        scale = float(value.abs().max())
-        some = max(some, scale)
-        np.testing.assert_allclose(found[weight], value, rtol=1e-8, atol=1e-8 * scale + 1e-15)
-    assert some > 1e-3
+    (gradients,) = gradients_of_twins((in_torch, in_jax), twins, training, [step], noise=0.1)
+    assert max(np.abs(value).max() for value in gradients.values()) > 1e-3
 
 
 @pytest.mark.parametrize("name", LEARNERS)
@@ -167,24 +101,6 @@ def test_a_learner_has_the_arguments_and_promises_of_its_twin(name: str) -> None
         for kind in ("auto", "pointwise"):
             twins = (make(backend, name, outer_loss=kind) for backend in ("jax", "torch"))
             assert len({twin.predicts(feedback) for twin in twins}) == 1
-
-
-def some_support(training: Training) -> Support:
-    """Supports of 0 to 4 shots, of five tasks."""
-    support = training.sampler.batch(0).support[:5]
-    mask = np.arange(support.mask.shape[1]) < np.array([[0], [1], [2], [4], [3]])
-    candidates = np.random.default_rng(2).choice(training.known, mask.shape).astype(np.int32)
-    labels = np.random.default_rng(3).integers(0, 2, mask.shape).astype(np.float32)
-    return Support(candidates, labels, mask, support.tasks)
-
-
-def scores(learner: Learner, training: Training, meta: MetaParameters) -> np.ndarray:
-    learner.restore(training)  # type: ignore[attr-defined]
-    everyone = np.arange(training.n_candidates, dtype=np.int32)
-    off = learner.without_adaptation()  # type: ignore[attr-defined]
-    return np.stack(
-        [one.score(one.adapt(meta, some_support(training)), everyone) for one in (learner, off)]
-    )
 
 
 @pytest.mark.parametrize("name", [name for name in LEARNERS if name not in VARIANTS])
@@ -221,10 +137,10 @@ def test_a_learner_made_anew_is_not_compiled_anew(tiny_dataset: Dataset) -> None
 
 
 def test_bound_functions_are_equal_where_their_settings_are() -> None:
-    one = in_jax.bound(max, key=abs, default=0)
-    assert one == in_jax.bound(max, default=0, key=abs)
-    assert hash(one) == hash(in_jax.bound(max, default=0, key=abs))
-    assert one != in_jax.bound(max, key=abs, default=1)
+    one = bound(max, key=abs, default=0)
+    assert one == bound(max, default=0, key=abs)
+    assert hash(one) == hash(bound(max, default=0, key=abs))
+    assert one != bound(max, key=abs, default=1)
     assert one([-3, 2]) == -3
 
 
@@ -234,7 +150,7 @@ def test_one_program_decodes_all_chunks_of_a_catalogue(
     training = make_training(tiny_dataset, "user", "rating")
     learner = make("jax", "cnp", steps=0)
     meta = learner.fit(training)
-    state = learner.adapt(meta, some_support(training))
+    state = learner.adapt(meta, make_support(training))
     everyone = np.arange(training.n_candidates, dtype=np.int32)
     whole = learner.score(state, everyone)
     monkeypatch.setattr(in_jax, "CANDIDATES_AT_ONCE", 7)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,23 +13,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from twins import class_of, fit_elsewhere, make_training
 
 from metarec.data.dataset import Dataset
-from metarec.episodes import EpisodeSampler
 from metarec.errors import LearnerError
-from metarec.features import build_features
 from metarec.jax import episodic as jax_episodic
 from metarec.jax import training as jax_training
 from metarec.jax.compiled import RecompilationError, compiled, no_recompilation
-from metarec.jax.devices import choose_devices
+from metarec.jax.devices import Devices, choose_devices
 from metarec.jax.inner_loop import Episodes as JaxEpisodes
 from metarec.jax.maml import MAML
+from metarec.jax.prototypical import Prototypical
 from metarec.jax.scorer import build_scorer as build_in_jax
-from metarec.learner import MetaParameters, Training
+from metarec.learner import MetaParameters
 from metarec.loops import InnerLoop, OuterLoop
 from metarec.runs.resume import Checkpointer
 from metarec.speed.work import StepWork, step_arrays
-from metarec.splits import Split
 from metarec.torch import episodic as torch_episodic
 from metarec.torch import training as torch_training
 from metarec.torch.inner_loop import Episodes as TorchEpisodes
@@ -40,23 +36,6 @@ from metarec.torch.scorer import build_scorer as build_in_torch
 
 WORK = StepWork(tasks=8, k_shot=4, query_size=5, feature_size=6, hidden_sizes=(8, 4), inner_steps=3)
 INNER = InnerLoop(3, 0.1)
-
-
-def training_on(data: Dataset, **settings: Any) -> Training:
-    """User tasks on the tiny data set, with random features."""
-    split = Split.by_seed(data, 0)
-    drawn = np.random.default_rng(0).standard_normal((data.n_items, 5)).astype(np.float32)
-    features = build_features(split, drawn, "user", "binary", 4.0)
-    sampler = EpisodeSampler(
-        split, "user", k_shot=(0, 4), query_size=4, task_batch=8, feedback="binary", threshold=4.0
-    )
-    rows = split.rows("train")
-    items = data.items[rows].astype(np.int32)
-    return Training(
-        "user", "binary", data.users[rows].astype(np.int32), items,
-        (data.ratings[rows] >= 4).astype(np.float32), data.n_users, data.n_items,
-        np.unique(items), (), features, sampler, **settings,
-    )  # fmt: skip
 
 
 def batches(steps: int) -> list[list[np.ndarray]]:
@@ -78,7 +57,7 @@ def test_50_steps_end_where_pytorch_does(tiny_dataset: Dataset, cosine: bool) ->
     initial = step_arrays(WORK, np.float64).parameters | {"rate.layer0": np.full(3, 0.1)}
     settings = OuterLoop(50, 0.01, 0.5, validate_every=50, cosine=cosine)
     given = batches(50)
-    training = training_on(tiny_dataset)
+    training = make_training(tiny_dataset)
 
     def rates(parameters: Any) -> Any:
         return {name: parameters["rate.layer0"] for name in parameters if name[:4] != "rate"}
@@ -111,9 +90,36 @@ def test_50_steps_end_where_pytorch_does(tiny_dataset: Dataset, cosine: bool) ->
         np.testing.assert_allclose(ours[name], value, rtol=0, atol=1e-6)
 
 
-def test_a_fit_compiles_its_outer_step_once(tiny_dataset: Dataset) -> None:
+@pytest.mark.parametrize(
+    ("path", "arguments"),
+    [
+        ("transfer.Transfer", {"hidden_sizes": (8,)}),
+        ("maml.MAML", {"hidden_sizes": (8,)}),
+        ("reptile.Reptile", {"hidden_sizes": (8,)}),
+        ("prototypical.Prototypical", {"embedding_size": 4}),
+        ("dropoutnet.DropoutNet", {"embedding_size": 4, "hidden_sizes": (8,)}),
+    ],
+)
+def test_a_fit_compiles_its_outer_step_once(
+    tiny_dataset: Dataset,
+    path: str,
+    arguments: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """`no_recompilation` sees traces; a trace is compiled again for arrays in another layout."""
+    made: list[Any] = []
+
+    def outer_step(*given: Any) -> Any:
+        made.append(build(*given))
+        return made[-1]
+
+    build = jax_training.outer_step
+    monkeypatch.setattr(jax_training, "outer_step", outer_step)
+    training = make_training(tiny_dataset)
     with no_recompilation():
-        MAML(hidden_sizes=(8,), steps=6).fit(training_on(tiny_dataset))
+        class_of("jax", path)(**arguments, steps=6, validate_every=2).fit(training)
+    assert [entry["step"] for entry in training.log] == [0, 2, 4, 6]
+    assert [update._cache_size() for update in made] == [1]
 
 
 def test_a_second_compilation_names_the_argument_at_fault() -> None:
@@ -159,18 +165,18 @@ def test_an_interrupted_training_ends_in_the_same_bits(
 
         return validate
 
-    whole = learner.fit(training_on(tiny_dataset, validate=rising(0)))
+    whole = learner.fit(make_training(tiny_dataset, validate=rising(0)))
     keeper = Checkpointer(tmp_path / "checkpoint")
     with pytest.raises(KeyboardInterrupt):
-        learner.fit(training_on(tiny_dataset, checkpointer=keeper, validate=rising(0, 2)))
-    resumed = learner.fit(training_on(tiny_dataset, checkpointer=keeper, validate=rising(2)))
+        learner.fit(make_training(tiny_dataset, checkpointer=keeper, validate=rising(0, 2)))
+    resumed = learner.fit(make_training(tiny_dataset, checkpointer=keeper, validate=rising(2)))
     for name in whole:
         assert np.array_equal(resumed[name], whole[name]), name
 
 
 def test_a_loss_that_is_not_finite_is_an_error(tiny_dataset: Dataset) -> None:
     with pytest.raises(LearnerError, match=r"the loss is (nan|inf).*inner_learning_rate"):
-        MAML(hidden_sizes=(8,), steps=3, inner_learning_rate=1e30).fit(training_on(tiny_dataset))
+        MAML(hidden_sizes=(8,), steps=3, inner_learning_rate=1e30).fit(make_training(tiny_dataset))
 
 
 def test_a_device_that_is_not_there_is_an_error() -> None:
@@ -180,59 +186,39 @@ def test_a_device_that_is_not_there_is_an_error() -> None:
         choose_devices("abacus")
 
 
-ON_DEVICES = """
-import json, sys
-import jax
-jax.config.update("jax_num_cpu_devices", int(sys.argv[1]))
-import numpy as np
-from metarec.jax.devices import choose_devices
-from metarec.jax.inner_loop import Episodes
-from metarec.jax.training import build_optimizer, outer_step
-from metarec.jax import devices, episodic, training
-from metarec.jax.scorer import MLP
-from metarec.loops import InnerLoop, OuterLoop
-from metarec.speed.work import StepWork, step_arrays
-work = StepWork(tasks=12, feature_size=16, hidden_sizes=(8, 4), inner_steps=3)
-parameters, *arrays = step_arrays(work, ragged=True)
-method = episodic.Adaptation(MLP((8, 4), context=False), InnerLoop(3, 0.1))
-def loss_of(parameters, tasks, shared, program):
-    episodes = Episodes(*tasks)
-    scores = method.query_scores(parameters, episodes, "bce")
-    return episodic.outer_loss("softmax", "bce", scores, episodes)
-found = choose_devices("cpu")
-mesh = found.mesh(work.tasks)
-optimizer = build_optimizer(OuterLoop(learning_rate=0.01, weight_decay=0.1))
-update = outer_step(training.autograd(loss_of), optimizer)
-state = optimizer.init(parameters)
-parameters, state = jax.device_put((parameters, state), devices.everywhere(mesh))
-tasks = jax.device_put(arrays, devices.shared_out(mesh))
-shards = len({shard.device for shard in tasks[0].addressable_shards})
-losses = []
-for _ in range(5):
-    loss, parameters, state = update(parameters, state, tasks, (), program=None)
-    losses.append(float(loss))
-print(json.dumps([shards, losses, {k: np.asarray(v).tolist() for k, v in parameters.items()}]))
-"""
+LEARNERS = {
+    "maml": functools.partial(MAML, hidden_sizes=(8, 4), inner_learning_rate=0.1),
+    "prototypical": functools.partial(Prototypical, embedding_size=4),
+}
 
 
-def on_devices(count: int) -> tuple[int, list[float], dict[str, Any]]:
-    """Five outer steps in a process of its own with so many simulated host devices."""
-    done = subprocess.run(
-        [sys.executable, "-c", ON_DEVICES, str(count)],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        check=True,
+def test_tasks_shared_out_over_four_devices_give_what_one_device_gives(
+    tiny_dataset: Dataset,
+) -> None:
+    training = make_training(tiny_dataset, task_batch=8)
+    settings = {"steps": 5, "learning_rate": 0.01, "device": "cpu"}
+    one, four = (
+        fit_elsewhere(LEARNERS, training, host_devices=count, **settings) for count in (1, 4)
     )
-    shards, losses, weights = json.loads(done.stdout.splitlines()[-1])
-    return shards, losses, weights
+    for name in LEARNERS:
+        alone, shared = one[name], four[name]
+        assert (alone.parts, shared.parts) == ({1}, {4})
+        assert len(alone.losses) == 5
+        start = LEARNERS[name](**settings | {"steps": 0}).fit(training)
+        assert max(np.abs(alone.meta[weight] - start[weight]).max() for weight in start) > 1e-2
+        np.testing.assert_allclose(shared.losses, alone.losses, rtol=0, atol=1e-6)
+        assert shared.meta.keys() == alone.meta.keys()
+        for weight, value in alone.meta.items():
+            np.testing.assert_allclose(
+                shared.meta[weight], value, rtol=0, atol=1e-6, err_msg=f"{name} {weight}"
+            )
 
 
-def test_tasks_shared_out_over_four_devices_give_what_one_device_gives() -> None:
-    shards, losses, weights = on_devices(4)
-    one, its_losses, its_weights = on_devices(1)
-    assert (shards, one) == (4, 1)
-    assert losses[0] > losses[-1]
-    np.testing.assert_allclose(losses, its_losses, rtol=0, atol=1e-6)
-    for name, value in its_weights.items():
-        np.testing.assert_allclose(weights[name], value, rtol=0, atol=1e-6)
+def test_tasks_that_do_not_divide_leave_devices_out_and_say_so() -> None:
+    devices = Devices(tuple(jax.local_devices()[:1]) * 3)
+    with pytest.warns(UserWarning, match=r"8 tasks do not divide among 3 devices: 2 are used"):
+        assert devices.mesh(8).devices.size == 2
+    with pytest.warns(UserWarning, match=r"7 tasks .* 3 devices: 1 is used.*a multiple of 3"):
+        assert devices.mesh(7).devices.size == 1
+    # a warning would be an error
+    assert devices.mesh(9).devices.size == 3
