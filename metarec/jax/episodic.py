@@ -17,7 +17,7 @@ from metarec.inputs import Inputs, Representation
 from metarec.jax import inner_loop
 from metarec.jax.catalogue import Catalogue
 from metarec.jax.compiled import compiled
-from metarec.jax.devices import Devices
+from metarec.jax.devices import TASKS, Devices, everywhere, map_shares, shared_out
 from metarec.jax.gram import DualWeights
 from metarec.jax.inner_loop import Episodes, Rates, pointwise_loss
 from metarec.jax.scorer import Parameters, Scorer
@@ -27,7 +27,7 @@ from metarec.learner import MetaParameters, Support, Training
 from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
 
 BLOCK = 64
-"""Tasks whose meta-gradient a CPU computes at a time."""
+"""Tasks whose meta-gradient a CPU computes at a time, half as many where each core is a device."""
 
 Objective = Callable[[dict[str, Array], Episodes, Any, Any], Array]
 """(meta-parameters, episodes, and the two of `ByStep`) to the outer loss."""
@@ -94,7 +94,7 @@ class Adapted:
         context: [padded T, C, D].
         inputs: of the learner that adapted.
         scorer: whose weights they are.
-        device: where the weights are.
+        device: where the weights are: one device, or a copy on each that shares the tasks.
         catalogue: from candidates to what is kept of them, where that serves.
         dual: the first adapted layer's input on the shots, and its dual state.
     """
@@ -186,10 +186,36 @@ def in_blocks(
     return gradients
 
 
+def in_shares(
+    gradients: Callable[[dict[str, Array], Any], tuple[Array, dict[str, Array]]], devices: Devices
+) -> Callable[[dict[str, Array], Any], tuple[Array, dict[str, Array]]]:
+    """A sum over tasks and its gradient, each device with its share of the tasks.
+
+    Args:
+        gradients: from the meta-parameters and arrays with a leading task axis to the sum and its
+            gradient.
+        devices: among which the tasks are shared out.
+    """
+
+    def shared(parameters: dict[str, Array], tasks: Any) -> tuple[Array, dict[str, Array]]:
+        mesh = devices.mesh(len(jax.tree.leaves(tasks)[0]))
+        if mesh.size == 1:
+            return gradients(parameters, tasks)
+
+        def own(parameters: dict[str, Array], tasks: Any) -> Any:
+            return lax.psum(gradients(parameters, tasks), TASKS)  # type: ignore[no-untyped-call]
+
+        found: Any = map_shares(own, mesh, (False, True), out_axis=None)(parameters, tasks)
+        return found
+
+    return shared
+
+
 def block_of(devices: Devices) -> int | None:
-    """Tasks at a time: blocks where one CPU does it all, since its cache is what is short."""
-    alone = len(devices.all) == 1 and devices.first.platform == "cpu"
-    return BLOCK if alone else None
+    """Tasks at a time: blocks on a CPU, since its cache is what is short."""
+    if devices.first.platform != "cpu":
+        return None
+    return BLOCK if len(devices.all) == 1 else BLOCK // 2
 
 
 def fit(
@@ -238,7 +264,7 @@ def fit(
         scores = adaptation.query_scores(parameters, episodes, loss)
         return outer_sum(kind, loss, scores, episodes.query_labels, episodes.query_mask)
 
-    of_total = in_blocks(total, block_of(devices))
+    of_total = in_shares(in_blocks(total, block_of(devices)), devices)
 
     def mean(
         parameters: dict[str, Array], arrays: Any, shared: Any, program: Any
@@ -302,11 +328,18 @@ def adapt(
     devices: Devices,
 ) -> Adapted:
     """Adapts the scorer to T support sets."""
-    device = devices.first
-    parameters = arrays_of(meta_parameters, device)
-    weights = weights_of(parameters)
     scorer, loss = adaptation.scorer, loops.pointwise(inputs.feedback)
-    shots = jax.device_put(shots_of(inputs, support), device)
+    arrays = shots_of(inputs, support)
+    parameters = arrays_of(meta_parameters, devices.first)
+    keeps = adaptation.keeps(parameters)
+    device = shared = devices.first
+    # what is kept of a catalogue is shared out itself, and little is left to do for each task
+    if not keeps and len(devices.all) > 1 and len(arrays[0]) % len(devices.all) == 0:
+        mesh = devices.mesh(len(arrays[0]))
+        device, shared = everywhere(mesh), shared_out(mesh)
+        parameters = jax.device_put(parameters, device)
+    weights = weights_of(parameters)
+    shots = jax.device_put(arrays, shared)
     context = shots[-1]
     steps = adaptation.inner.steps > 0 and bool(support.mask.any())
     found = None
@@ -314,7 +347,7 @@ def adapt(
         # a program lives as long as the process; what is kept of a catalogue must not
         how = replace(adaptation, kept=Kept())
         found = _adapt(parameters, shots, adaptation=how, loss=loss)
-    if not adaptation.keeps(parameters):
+    if not keeps:
         return Adapted(len(support), found or weights, context, inputs, scorer, device)
 
     def catalogue(candidates: np.ndarray) -> Catalogue:
@@ -324,7 +357,7 @@ def adapt(
             names = adaptation.settings(parameters)["names"]
             return Catalogue(
                 scorer, weights, scorer.assemble(vectors, every, extra),
-                inner_loop.first_layer(weights, names),
+                inner_loop.first_layer(weights, names), devices,
             )  # fmt: skip
 
         return adaptation.kept.get(meta_parameters, inputs.features, candidates, make)
@@ -376,13 +409,13 @@ def score(adapted: Adapted, candidates: Int32[np.ndarray, " c"]) -> Float32[np.n
     """Scores candidates with the fast weights of each task, in the unit of the labels."""
     if adapted.catalogue is not None:
         features, state = adapted.dual or (None, None)
-        scores = adapted.catalogue(candidates).scores(features, state, adapted.tasks)
+        scores: Any = adapted.catalogue(candidates).scores(features, state, adapted.tasks)
     else:
         vectors, extra = catalogue_inputs(adapted.inputs, candidates, adapted.device)
         scores = _score(
             dict(adapted.parameters), adapted.context, vectors, extra, scorer=adapted.scorer
         )
-    return adapted.inputs.to_rating(np.array(scores[: adapted.tasks]))
+    return adapted.inputs.to_rating(np.array(scores)[: adapted.tasks])
 
 
 def _score_all(

@@ -14,13 +14,14 @@ from jax import Array
 
 from metarec.inputs import Inputs
 from metarec.jax.catalogue import Catalogue
-from metarec.jax.devices import choose_devices
+from metarec.jax.devices import Devices, choose_devices, everywhere, shared_out
 from metarec.jax.encoder import BertEncoder
 from metarec.jax.episodic import (
     arrays_at,
     assembled,
     block_of,
     in_blocks,
+    in_shares,
     outer_count,
     outer_sum,
 )
@@ -38,10 +39,10 @@ Step = Callable[[dict[str, Array], Episodes], tuple[Array, dict[str, Array]]]
 
 def steps(work: StepWork, device: str, compiled: bool) -> dict[str, Contender]:
     """The engines at a meta-training step, always compiled, in their first call."""
-    parameters, episodes = _arrays(step_arrays(work), device)
+    parameters, episodes = _shared_out(work, device)
     found = {}
     for name in ("gram", "vmap"):
-        step = jax.jit(_step(work, name, block_of(choose_devices(device))))
+        step = jax.jit(_step(work, name, choose_devices(device)))
         found[f"jax {name}"] = Contender(
             _waiting(step, parameters, episodes), gflop=_gflop(step, parameters, episodes)
         )
@@ -50,13 +51,13 @@ def steps(work: StepWork, device: str, compiled: bool) -> dict[str, Contender]:
 
 def engine(work: StepWork, device: str, engine: str) -> Contender:
     """One engine at a meta-training step, compiled already, so that memory is the step's alone."""
-    parameters, episodes = _arrays(step_arrays(work), device)
-    step = jax.jit(_step(work, engine, block_of(choose_devices(device))))
+    parameters, episodes = _shared_out(work, device)
+    step = jax.jit(_step(work, engine, choose_devices(device)))
     program = step.lower(parameters, episodes).compile()
     return Contender(_waiting(program, parameters, episodes))
 
 
-def _step(work: StepWork, engine: str, block: int | None = None) -> Step:
+def _step(work: StepWork, engine: str, devices: Devices) -> Step:
     """The mean cross-entropy of the queries after the inner loop, and its meta-gradient."""
     scorer = MLP(work.hidden_sizes, context=False)
     chosen: Any = engine
@@ -67,7 +68,7 @@ def _step(work: StepWork, engine: str, block: int | None = None) -> Step:
         labels, mask = episodes.query_labels, episodes.query_mask
         return outer_sum("pointwise", "bce", scores, labels, mask)
 
-    of_total = in_blocks(total, block)
+    of_total = in_shares(in_blocks(total, block_of(devices)), devices)
 
     def step(parameters: dict[str, Array], episodes: Episodes) -> tuple[Array, dict[str, Array]]:
         count = outer_count("pointwise", episodes.query_labels, episodes.query_mask)
@@ -75,6 +76,17 @@ def _step(work: StepWork, engine: str, block: int | None = None) -> Step:
         return found
 
     return step
+
+
+def _shared_out(work: StepWork, device: str) -> tuple[dict[str, Array], Episodes]:
+    """The arrays of a step, where `metarec.jax.training.train` puts them."""
+    parameters, *of_episodes = step_arrays(work)
+    mesh = choose_devices(device).mesh(work.tasks)
+    found: tuple[dict[str, Array], Episodes] = (
+        jax.device_put(parameters, everywhere(mesh)),
+        jax.device_put(Episodes(*map(jnp.asarray, of_episodes)), shared_out(mesh)),
+    )
+    return found
 
 
 def _arrays(arrays: StepArrays, device: str) -> tuple[dict[str, Array], Episodes]:
@@ -109,7 +121,7 @@ def catalogue(work: StepWork, items: int, device: str) -> dict[str, Contender]:
     extra = jnp.zeros((items, 0), vectors.dtype)
     # views of the users cost a device more than the users themselves: they are cut out before
     shots = [tuple(value[user : user + 1] for value in users[:3]) for user in range(USERS)]
-    kept = Catalogue(scorer, shared, vectors)
+    kept = Catalogue(scorer, shared, vectors, devices=choose_devices(device))
 
     @jax.jit
     def state_of(parameters: dict[str, Array], *shots: Array) -> Any:
@@ -120,7 +132,7 @@ def catalogue(work: StepWork, items: int, device: str) -> dict[str, Contender]:
         fast = adapt(scorer, parameters, *shots, loss="bce", inner=inner)
         return scorer.score_catalogue(fast, context, vectors, extra)[0]
 
-    def contender(scores: Callable[[int], Array]) -> Contender:
+    def contender(scores: Callable[[int], Any]) -> Contender:
         turn = itertools.cycle(range(USERS))
         return Contender(lambda: _done(scores(next(turn))))
 
@@ -151,13 +163,15 @@ def training(training: Training, work: StepWork, outer_steps: int, device: str) 
 
 def stages(training: Training, work: StepWork, device: str) -> dict[str, Contender]:
     """The parts of an outer step, each on the episodes of one step."""
-    inputs, where = Inputs.fit(training), choose_devices(device).first
+    inputs, devices = Inputs.fit(training), choose_devices(device)
+    mesh = devices.mesh(training.sampler.task_batch)
+    where, tasks = everywhere(mesh), shared_out(mesh)
     scorer = MLP(work.hidden_sizes, context=False)
     batch = training.sampler.batch(0)
-    arrays = jax.device_put(arrays_at(inputs, training, 0), where)
+    arrays = jax.device_put(arrays_at(inputs, training, 0), tasks)
     initial = scorer.initial(inputs, np.random.default_rng(0))
     parameters: dict[str, Array] = jax.device_put(initial, where)
-    step = _step(work, "auto")
+    step = _step(work, "auto", devices)
 
     def gradients(parameters: Any, arrays: Any, shared: Any, program: Any) -> Any:
         return step(parameters, assembled(scorer, arrays))
@@ -165,7 +179,7 @@ def stages(training: Training, work: StepWork, device: str) -> dict[str, Contend
     only = jax.jit(lambda parameters, arrays: gradients(parameters, arrays, (), None))
     optimizer = build_optimizer(MAML(device=device).outer)
     update = outer_step(gradients, optimizer)
-    state = [parameters, optimizer.init(parameters)]
+    state = [parameters, jax.device_put(optimizer.init(parameters), where)]
 
     def whole() -> object:
         # what went in was given away: the next step takes what came out
@@ -177,7 +191,7 @@ def stages(training: Training, work: StepWork, device: str) -> dict[str, Contend
         "sampling": lambda: training.sampler.batch(0),
         "inputs": lambda: inputs.of_batch(batch),
         "sampling, inputs and arrays": lambda: _done(
-            jax.device_put(arrays_at(inputs, training, 0), where)
+            jax.device_put(arrays_at(inputs, training, 0), tasks)
         ),
         "loss and gradient": _waiting(only, parameters, arrays),
         "loss, gradient and optimiser": whole,
@@ -199,8 +213,9 @@ def product(size: int, device: str) -> Contender:
 
 def solve(work: StepWork, arrays: StepArrays, engine: str) -> tuple[float, dict[str, np.ndarray]]:
     """Loss and meta-gradient on given arrays, in their dtype, on the CPU."""
+    one = Devices((choose_devices("cpu").first,))
     with jax.enable_x64(arrays.support.dtype == np.float64):
-        loss, gradient = jax.jit(_step(work, engine))(*_arrays(arrays, "cpu"))
+        loss, gradient = jax.jit(_step(work, engine, one))(*_arrays(arrays, "cpu"))
         return float(loss), {name: np.asarray(value) for name, value in gradient.items()}
 
 
@@ -229,6 +244,8 @@ def _operations(jaxpr: Any) -> int:
             depth = int(np.prod([shape[axis] for axis in contracted]))
             total += 2 * depth * int(np.prod(equation.outvars[0].aval.shape))
         times = equation.params.get("length", 1) if equation.primitive.name == "scan" else 1
+        if equation.primitive.name == "shard_map":
+            times = equation.params["mesh"].size
         for value in jax.tree.leaves(
             equation.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")
         ):

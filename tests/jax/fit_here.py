@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import optax
+from twins import scores
 
 from metarec.jax import training as jax_training
 from metarec.jax.training import Gradients
@@ -53,11 +54,13 @@ def fit(make: Callable[..., Any], training: Training, settings: dict[str, Any]) 
 
     jax_training.outer_step = watch
     training = replace(training, log=[])
-    meta = make(**settings, validate_every=1).fit(training)
+    learner = make(**settings, validate_every=1)
+    meta = learner.fit(training)
     (step,) = watched
     return {
         "losses": [entry["loss"] for entry in training.log if "loss" in entry],
         "meta": meta,
+        "scores": scores(learner, training, meta),
         "platforms": step.platforms,
         "parts": step.parts,
     }

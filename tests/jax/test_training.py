@@ -212,6 +212,8 @@ def test_tasks_shared_out_over_four_devices_give_what_one_device_gives(
             np.testing.assert_allclose(
                 shared.meta[weight], value, rtol=0, atol=1e-6, err_msg=f"{name} {weight}"
             )
+        assert np.abs(alone.scores[0] - alone.scores[1]).max() > 1e-3
+        np.testing.assert_allclose(shared.scores, alone.scores, rtol=0, atol=1e-5)
 
 
 def test_tasks_that_do_not_divide_leave_devices_out_and_say_so() -> None:

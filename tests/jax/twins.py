@@ -193,6 +193,7 @@ class FitElsewhere:
     Args:
         losses: of each outer step.
         meta: the meta-parameters that it ended in.
+        scores: of all candidates by them, as `scores` gives them.
         platforms: where the tasks of the outer steps lay.
         parts: on how many devices, each with tasks of its own; one number where all arrays and
             steps are alike.
@@ -200,6 +201,7 @@ class FitElsewhere:
 
     losses: list[float]
     meta: MetaParameters
+    scores: np.ndarray
     platforms: set[str]
     parts: set[int]
 
