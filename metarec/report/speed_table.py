@@ -26,7 +26,7 @@ HEADS = (
 
 
 def publish(results: Path, paper: Path, readme: Path | None = None) -> str:
-    """Writes `records/speed.json` and `tables/speed.md` below `paper`, and the README's table.
+    """Writes `records/speed.json`, `tables/speed.md`, `tables/parity.md`, and the table in README.
 
     Args:
         results: folder of `speed.json` and `speed_details.json`.
@@ -45,7 +45,7 @@ def publish(results: Path, paper: Path, readme: Path | None = None) -> str:
     try:
         record = {key: details[key] for key in about}
         record |= {"rows": rows, "parity": details["parity"]}
-        table = markdown(rows, details)
+        table, parity = markdown(rows, details), parity_table(details)
     except (KeyError, TypeError) as error:
         raise RunError(
             f"{results}: speed.json and speed_details.json are not of this version ({error}); run "
@@ -53,6 +53,7 @@ def publish(results: Path, paper: Path, readme: Path | None = None) -> str:
         ) from error
     write_text(paper / "records" / "speed.json", json.dumps(record, indent=1) + "\n")
     write_text(paper / "tables" / "speed.md", table)
+    write_text(paper / "tables" / "parity.md", parity)
     if readme is not None:
         replace_table(readme, table, "speed")
     return table
@@ -94,6 +95,29 @@ def markdown(rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> s
         "the engines differ from learn2learn by at most "
         f"{worst['loss']:.0e} in the loss and {worst['meta_gradient']:.0e} in the meta-gradient "
         f"(relative). Commit {details['commit'][:12]}, by python experiments/speed.py.</sub>"
+    )
+    return "\n".join(lines) + "\n"
+
+
+def parity_table(details: Mapping[str, Any]) -> str:
+    """What each engine differs by from the reference in float64, relative, in Markdown.
+
+    Args:
+        details: of `speed_details.json`.
+    """
+    heads = ("Order", "Inner steps", "Engine", "Against", "Loss", "Meta-gradient")
+    lines = [_line(heads), _line(["---", "--:", "---", "---", "--:", "--:"])]
+    lines += [
+        _line([
+            row["order"], str(row["inner_steps"]), row["engine"], row["reference"],
+            f"{row['loss']:.1e}", f"{row['meta_gradient']:.1e}",
+        ])
+        for row in details["parity"]
+    ]  # fmt: skip
+    lines.append(
+        "\n<sub>Relative differences in float64 on the same weights and episodes, with masks and "
+        "supports of unequal size; the meta-gradient's by norm, the largest of all weights. "
+        f"Commit {details['commit'][:12]}, by python experiments/speed.py.</sub>"
     )
     return "\n".join(lines) + "\n"
 

@@ -20,6 +20,13 @@ def works_of(bound: Bound) -> tuple[str, str]:
     return bound.work, bound.contender
 
 
+def parity_of(engine: str, loss: float, meta_gradient: float) -> dict[str, Any]:
+    return {
+        "order": "second order", "inner_steps": 5, "engine": engine, "reference": "learn2learn",
+        "loss": loss, "meta_gradient": meta_gradient,
+    }  # fmt: skip
+
+
 def measured(folder: Path, **changes: Any) -> Path:
     rows = [
         Row(
@@ -43,8 +50,8 @@ def measured(folder: Path, **changes: Any) -> Path:
         "features": "text",
         "works": works,
         "parity": [
-            {"loss": 1e-16, "meta_gradient": 4e-15},
-            {"loss": 3e-16, "meta_gradient": 2e-15},
+            parity_of("torch gram", 1e-16, 4e-15),
+            parity_of("jax gram", 3e-16, 2e-15),
         ],
     } | changes
     (folder / "speed.json").write_text(json.dumps([asdict(row) for row in rows]))
@@ -71,6 +78,9 @@ def test_table_record_and_readme_show_each_row_as_measured(tmp_path: Path) -> No
     assert "Commit 0123456789ab" in table
     assert table.strip() in readme.read_text(encoding="utf-8")
     assert (tmp_path / "paper" / "tables" / "speed.md").read_text(encoding="utf-8") == table
+    parity = (tmp_path / "paper" / "tables" / "parity.md").read_text(encoding="utf-8").splitlines()
+    assert parity[2] == "| second order | 5 | torch gram | learn2learn | 1.0e-16 | 4.0e-15 |"
+    assert parity[3] == "| second order | 5 | jax gram | learn2learn | 3.0e-16 | 2.0e-15 |"
     record = json.loads((tmp_path / "paper" / "records" / "speed.json").read_text())
     assert record["rows"] == json.loads((tmp_path / "speed.json").read_text())
     assert record["commit"] == "0123456789abcdef"
