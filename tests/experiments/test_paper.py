@@ -24,7 +24,6 @@ def paper(script: Script, tmp_path: Path) -> Script:
             "plan.learners=[popularity,item_mean,als]",
             "plan.groups.reference.learners=[random]",
             "plan.groups.jax=null",
-            "plan.groups.jax_item_tasks=null",
             f"plan.paper={tmp_path / 'paper'}",
             "plan.configs=null",
             *overrides,
