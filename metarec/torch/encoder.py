@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +14,7 @@ from jaxtyping import Float32, Int64
 from metarec.errors import TextError
 from metarec.text.checkpoint import DEFAULT, Checkpoint, resolve
 from metarec.text.tokens import EPSILON, EncoderSettings, Tokenizer, encode_by_length
+from metarec.torch.bert import load
 
 
 class BertEncoder:
@@ -137,46 +137,7 @@ class BertEncoder:
 
     @cached_property
     def _model(self) -> Any:
-        from transformers import AutoModel
-        from transformers.utils import logging
-
-        folder = self.checkpoint.folder
-        bars = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        verbosity = logging.get_verbosity()
-        # Its report of unused weights (a pooler, a language model's head) is no news here, and that
-        # of missing ones is an error below.
-        logging.set_verbosity_error()
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)
-                model, loaded = AutoModel.from_pretrained(
-                    folder,
-                    attn_implementation="sdpa",
-                    use_safetensors=True,
-                    local_files_only=True,
-                    dtype=torch.float32,
-                    output_loading_info=True,
-                )
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise TextError(
-                f"checkpoint folder {folder} cannot be loaded ({error}); config.json and the "
-                "weights must be of one checkpoint"
-            ) from error
-        finally:
-            logging.set_verbosity(verbosity)
-            if bars:
-                logging.enable_progress_bar()
-        # transformers would fill these in at random.
-        missing = sorted(key for key in loaded["missing_keys"] if not key.startswith("pooler."))
-        wrong = sorted(str(key) for key in loaded["mismatched_keys"])
-        if missing or wrong:
-            raise TextError(
-                f"the weights in checkpoint folder {folder} do not fit its config.json: "
-                f"{len(missing)} missing, {len(wrong)} of another shape, such as "
-                f"{(missing + wrong)[0]}; place weights and config of one checkpoint in it"
-            )
-        return model.eval().requires_grad_(False).to(self.device)
+        return load(self.checkpoint.folder).to(self.device)
 
 
 def pool(

@@ -1,0 +1,221 @@
+"""What adapts of a BERT: which weights, from which values, with which gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metarec.errors import LearnerError
+from metarec.text.checkpoint import Checkpoint
+from metarec.torch.adapted_bert import ADAPTS, AdaptedBert, AdaptedPart, Adapts
+from metarec.torch.bert import load
+
+SIZE, LAYERS, HEADS, WIDTH = 16, 3, 2, 24
+IDS = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0], [1, 2, 0, 0]])
+MASK = (IDS > 0).long()
+DRAWN_ANEW = ("prefix",)
+"""Kinds whose first weights change what the BERT says."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """A BERT of three small layers, drawn at random."""
+    from transformers import BertConfig, BertModel
+
+    folder = tmp_path_factory.mktemp("bert")
+    config = BertConfig(
+        vocab_size=11, hidden_size=SIZE, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
+        intermediate_size=WIDTH, max_position_embeddings=8, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    BertModel(config).save_pretrained(folder)
+    return Checkpoint(folder, "small", "0" * 64)
+
+
+def make(checkpoint: Checkpoint, kind: Adapts, seed: int = 0, **settings: Any) -> AdaptedBert:
+    part = AdaptedPart(kind, rank=2, bottleneck=3, prefix_length=2, **settings)
+    return AdaptedBert(checkpoint, part, np.random.default_rng(seed), attention="eager")
+
+
+def states_of(bert: AdaptedBert, weights: dict[str, Tensor] | None = None) -> Tensor:
+    return bert.states(weights or bert.initial, bert.prefix(IDS, MASK))
+
+
+def test_every_kind_is_known() -> None:
+    assert get_args(Adapts) == ADAPTS
+
+
+@pytest.mark.parametrize("kind", ADAPTS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_before_a_step_the_states_are_those_of_transformers(
+    checkpoint: Checkpoint, kind: Adapts, layers: int
+) -> None:
+    """On every token; what stands on padding means nothing."""
+    found = states_of(make(checkpoint, kind, layers=layers))
+    model = load(checkpoint.folder, "eager")
+    expected = model(input_ids=IDS, attention_mask=MASK).last_hidden_state
+    difference = (found - expected).abs()[MASK > 0].max()
+    if kind in DRAWN_ANEW:
+        assert difference > 1e-3
+    else:
+        assert difference < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("head", 0),
+        # of a layer: query, key, value, output of attention and of the feed-forward layer, two
+        # norms, and the wide layer between
+        ("bitfit", 7 * SIZE + WIDTH),
+        ("last_n", 4 * SIZE * SIZE + 2 * SIZE * WIDTH + 7 * SIZE + WIDTH + 2 * SIZE),
+        ("lora", 2 * (2 * SIZE + SIZE * 2)),
+        ("adalora", 2 * (2 * SIZE + SIZE * 2 + 2)),
+        ("adapter", 2 * (SIZE * 3 + 3 + 3 * SIZE + SIZE)),
+        ("prefix", 2 * 2 * SIZE),
+    ],
+)
+def test_what_adapts_has_the_size_that_the_papers_give(
+    checkpoint: Checkpoint, kind: Adapts, expected: int
+) -> None:
+    assert make(checkpoint, kind).parameters == expected
+    assert make(checkpoint, kind, layers=2).parameters == 2 * expected
+
+
+def test_full_is_all_but_the_pooler(checkpoint: Checkpoint) -> None:
+    model = load(checkpoint.folder)
+    pooler = sum(value.numel() for value in model.pooler.parameters())
+    every = sum(value.numel() for value in model.parameters())
+    assert make(checkpoint, "full").parameters == every - pooler
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ADAPTS if kind != "head"])
+def test_what_adapts_moves_the_states_and_nothing_else_is_moved(
+    checkpoint: Checkpoint, kind: Adapts
+) -> None:
+    bert = make(checkpoint, kind)
+    before = states_of(bert)
+    torch.manual_seed(1)
+    moved = {name: value + torch.randn_like(value) for name, value in bert.initial.items()}
+    assert (states_of(bert, moved) - before).abs()[MASK > 0].max() > 1e-2
+    assert torch.equal(states_of(bert), before)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ADAPTS if kind != "head"])
+def test_gradients_reach_each_weight_and_are_those_of_finite_differences(
+    checkpoint: Checkpoint, kind: Adapts
+) -> None:
+    bert = make(checkpoint, kind)
+    torch.manual_seed(1)
+    # off the start, where one factor of a low-rank update is 0 and the other has no gradient
+    weights = {
+        name: (value + 0.1 * torch.randn_like(value)).requires_grad_()
+        for name, value in bert.initial.items()
+    }
+    direction = torch.randn(len(IDS), IDS.shape[1], SIZE) * MASK[..., None]
+
+    def loss(given: dict[str, Tensor]) -> Tensor:
+        return (states_of(bert, given) * direction).sum()
+
+    gradients = torch.autograd.grad(loss(weights), list(weights.values()))
+    for (name, value), gradient in zip(weights.items(), gradients, strict=True):
+        # a key's bias shifts all logits of a query alike, and changes nothing
+        if "key.bias" not in name and "position" not in name and "token_type" not in name:
+            assert gradient.abs().max() > 1e-5, name
+        assert gradient.shape == value.shape
+    step, steps = 1e-3, {name: torch.randn_like(value) for name, value in weights.items()}
+    with torch.no_grad():
+        up, down = (
+            loss({name: value + sign * step * steps[name] for name, value in weights.items()})
+            for sign in (1, -1)
+        )
+    slope = sum((g * steps[name]).sum() for name, g in zip(weights, gradients, strict=True))
+    assert float(up - down) / (2 * step) == pytest.approx(float(slope), rel=0.02, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ADAPTS if kind not in ("head", "full")])
+def test_second_derivatives_pass_through_attention_that_is_written_out(
+    checkpoint: Checkpoint, kind: Adapts
+) -> None:
+    bert = make(checkpoint, kind)
+    torch.manual_seed(1)
+    weights = {
+        name: (value + 0.1 * torch.randn_like(value)).requires_grad_()
+        for name, value in bert.initial.items()
+    }
+    # no sum of squares: the last norm holds that fixed
+    direction = torch.randn(len(IDS), IDS.shape[1], SIZE) * MASK[..., None]
+    loss = (states_of(bert, weights) * direction).sum()
+    first = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+    total = sum((gradient**2).sum() for gradient in first)
+    second = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
+    assert max(float(value.abs().max()) for value in second if value is not None) > 1e-4
+
+
+def test_padding_changes_nothing(checkpoint: Checkpoint) -> None:
+    for kind in ADAPTS:
+        bert = make(checkpoint, kind)
+        alone = bert.states(bert.initial, bert.prefix(IDS[1:2, :3], MASK[1:2, :3]))
+        assert torch.allclose(states_of(bert)[1:2, :3], alone, atol=1e-5), kind
+
+
+def test_texts_are_known_by_their_rows(checkpoint: Checkpoint) -> None:
+    bert = make(checkpoint, "last_n")
+    prefix = bert.prefix(IDS, MASK)
+    rows = bert.states(bert.initial, prefix[torch.tensor([2, 0])])
+    assert torch.allclose(rows, states_of(bert)[[2, 0]], atol=1e-5)
+
+
+def test_the_first_weights_are_those_of_the_generator_alone(checkpoint: Checkpoint) -> None:
+    for kind in ("lora", "adalora", "adapter", "prefix"):
+        state = torch.random.get_rng_state()
+        one, same, other = (make(checkpoint, kind, seed).initial for seed in (0, 0, 1))
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert all(torch.equal(one[name], same[name]) for name in one)
+        assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("kind", "first_order", "attention", "message"),
+    [
+        ("full", False, "eager", r"full in second order.*first_order=true"),
+        ("lora", False, "sdpa", r"lora in second order needs learner.attention=eager"),
+    ],
+)
+def test_an_impossible_pair_names_the_way_out(
+    kind: Adapts, first_order: bool, attention: Any, message: str
+) -> None:
+    with pytest.raises(LearnerError, match=message):
+        AdaptedPart(kind).check_order(first_order, attention)
+
+
+def test_possible_pairs_pass() -> None:
+    AdaptedPart("full").check_order(True, "sdpa")
+    AdaptedPart("lora").check_order(False, "eager")
+    AdaptedPart("head").check_order(False, "sdpa")
+
+
+def test_an_unknown_kind_is_named_with_the_nearest() -> None:
+    with pytest.raises(LearnerError, match=r"learner\.adapted='lara'.*lora"):
+        AdaptedPart("lara")
+    with pytest.raises(LearnerError, match=r"learner\.rank=0 must be at least 1"):
+        AdaptedPart("lora", rank=0)
+
+
+def test_more_layers_than_there_are_is_an_error(checkpoint: Checkpoint) -> None:
+    with pytest.raises(LearnerError, match=r"adapted_layers=4: checkpoint 'small' has 3 layers"):
+        make(checkpoint, "last_n", layers=4)
+
+
+def test_a_model_with_other_layers_is_an_error(tmp_path: Path) -> None:
+    from transformers import DistilBertConfig, DistilBertModel
+
+    config = DistilBertConfig(vocab_size=11, dim=16, n_layers=1, n_heads=2, hidden_dim=24)
+    DistilBertModel(config).save_pretrained(tmp_path)
+    with pytest.raises(LearnerError, match=r"'distil' is a DistilBertModel.*choose a BERT"):
+        make(Checkpoint(tmp_path, "distil", "0" * 64), "last_n")
