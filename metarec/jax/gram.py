@@ -4,7 +4,8 @@ Within an episode the input Z of the first adapted layer is fixed, so after any 
 steps its output is `Z W0 + b0 - (Z Zs' + 1) A`, where Zs is the support input and A the sum of the
 gradients at the layer's output, each times its step's learning rate. The loop works with [K, K]
 and [Q, K] Gram matrices. Exact, second order included: XLA differentiates the equations of
-`metarec.torch.gram`, unrolled, and joins all that is not a product.
+`metarec.torch.gram` and joins all that is not a product. The steps are unrolled: as a `lax.scan` of
+five they take a fifth longer on a CPU and hardly less to compile.
 """
 
 from __future__ import annotations

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
+from scipy import stats
 
 from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS, holm
 from metarec.report.cells import PRIMARY, Column, regimes_of
@@ -48,6 +50,7 @@ def backends_table(user: Results | None, item: Results | None) -> Table | None:
     """
     parts = [(kind, own) for kind, own in (("User", user), ("Item", item)) if own is not None]
     found: dict[tuple[str, Variant, str], tuple[Column, Estimate]] = {}
+    by_seeds: list[bool] = []
     for kind, results in parts:
         for regime in regimes_of(results):
             column = Column(regime_label(regime), PRIMARY, regime, results.config.episode.k_shot)
@@ -56,6 +59,7 @@ def backends_table(user: Results | None, item: Results | None) -> Table | None:
                 torch = Variant(variant.learner.removesuffix(JAX), variant.adapted)
                 if (estimate := difference_of(values, variant, torch, PRIMARY)) is not None:
                     found[kind, variant, column.head] = column, estimate
+                    by_seeds += _differs_by_seeds(values, variant, torch)
     if not found:
         return None
     p_holm = holm(np.array([estimate.p for _, estimate in found.values()], np.float64))
@@ -88,6 +92,7 @@ def backends_table(user: Results | None, item: Results | None) -> Table | None:
         "Wilcoxon’s signed-rank test over tasks after Holm’s correction over the "
         f"{len(estimates)} cells, where mean and ranks point the same way. "
         f"{MISSING}: not measured.",
+        *_seeds_note(by_seeds),
         *([few()] if preliminary else []),
     ]
     columns = [
@@ -105,6 +110,25 @@ def backends_table(user: Results | None, item: Results | None) -> Table | None:
         notes=(*notes, *source_notes(columns)),
         preliminary=preliminary,
     )
+
+
+def _differs_by_seeds(values: pd.DataFrame, jax: Variant, torch: Variant) -> list[bool]:
+    """Whether 0 lies outside the t interval over seeds; empty with fewer than two seeds."""
+    means = values.groupby(["learner", "seed"])["value"].mean().unstack("seed")
+    differences = (means.loc[jax.key] - means.loc[torch.key]).dropna().to_numpy(np.float64)
+    if len(differences) < 2:
+        return []
+    return [bool(stats.ttest_1samp(differences, 0).pvalue < SIGNIFICANT)]
+
+
+def _seeds_note(differs: list[bool]) -> list[str]:
+    if not differs:
+        return []
+    return [
+        "These intervals hold the seeds fixed, and single seeds differ by more. With the seeds as "
+        f"the unit, {sum(differs)} of the {len(differs)} differences lie outside a 95 % t interval "
+        "(paired, uncorrected)."
+    ]
 
 
 def _twins(results: Results) -> list[Variant]:

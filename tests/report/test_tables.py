@@ -282,6 +282,19 @@ def test_twins_are_compared_on_the_same_tasks_by_regime_and_kind_of_task(make_re
     assert "backends" not in tables_of([make_record("maml_jax"), make_record("transfer")])
 
 
+def test_with_seeds_as_the_unit_differences_are_held_against_their_spread(make_record):
+    def notes(*made):
+        records = [make_record(name, quality, seed=seed) for name, quality, seed in made]
+        return " ".join(tables_of(records)["backends"].notes)
+
+    steady = [("maml", 0.3, seed) for seed in range(3)]
+    apart = [("maml_jax", 0.4 + 0.001 * seed, seed) for seed in range(3)]
+    assert "4 of the 4 differences lie outside a 95 % t interval" in notes(*steady, *apart)
+    astray = [("maml_jax", quality, seed) for seed, quality in enumerate((0.1, 0.3, 0.6))]
+    assert "0 of the 4 differences" in notes(*steady, *astray)
+    assert "t interval" not in notes(("maml", 0.3, 0), ("maml_jax", 0.4, 0))
+
+
 def test_the_curve_leaves_out_the_twins_in_jax(make_record):
     curve = assemble([make_record("maml"), make_record("maml_jax")]).curve
     assert [line.label for line in curve.lines] == ["Chance", "MAML"]
