@@ -115,6 +115,7 @@ class AdaptedBert:
 
     Attributes:
         initial: the weights that adapt, by name.
+        embedding_size: D.
         frozen: number of layers below the lowest that adapts.
 
     Raises:
@@ -135,7 +136,8 @@ class AdaptedBert:
             self._model = load(checkpoint.folder, attention).to(device)
             self._upper, self.frozen = _upper_of(self._model, part, checkpoint.name)
             adapts = _prepare(self._upper.to(device), self._model, part, rng)
-        self.part = part
+        self.part, self.checkpoint, self.device = part, checkpoint, torch.device(device)
+        self.embedding_size: int = self._model.config.hidden_size
         # clones: they may be moved, and the module's own stay pretrained
         self.initial = {name: value.detach().clone() for name, value in adapts.items()}
 

@@ -15,26 +15,11 @@ from metarec.text.checkpoint import Checkpoint
 from metarec.torch.adapted_bert import ADAPTS, AdaptedBert, AdaptedPart, Adapts
 from metarec.torch.bert import load
 
-SIZE, LAYERS, HEADS, WIDTH = 16, 3, 2, 24
+SIZE, WIDTH = 16, 24
 IDS = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0], [1, 2, 0, 0]])
 MASK = (IDS > 0).long()
 DRAWN_ANEW = ("prefix",)
 """Kinds whose first weights change what the BERT says."""
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """A BERT of three small layers, drawn at random."""
-    from transformers import BertConfig, BertModel
-
-    folder = tmp_path_factory.mktemp("bert")
-    config = BertConfig(
-        vocab_size=11, hidden_size=SIZE, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
-        intermediate_size=WIDTH, max_position_embeddings=8, initializer_range=0.3,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    BertModel(config).save_pretrained(folder)
-    return Checkpoint(folder, "small", "0" * 64)
 
 
 def make(checkpoint: Checkpoint, kind: Adapts, seed: int = 0, **settings: Any) -> AdaptedBert:
@@ -53,11 +38,11 @@ def test_every_kind_is_known() -> None:
 @pytest.mark.parametrize("kind", ADAPTS)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_before_a_step_the_states_are_those_of_transformers(
-    checkpoint: Checkpoint, kind: Adapts, layers: int
+    small_bert: Checkpoint, kind: Adapts, layers: int
 ) -> None:
     """On every token; what stands on padding means nothing."""
-    found = states_of(make(checkpoint, kind, layers=layers))
-    model = load(checkpoint.folder, "eager")
+    found = states_of(make(small_bert, kind, layers=layers))
+    model = load(small_bert.folder, "eager")
     expected = model(input_ids=IDS, attention_mask=MASK).last_hidden_state
     difference = (found - expected).abs()[MASK > 0].max()
     if kind in DRAWN_ANEW:
@@ -81,24 +66,24 @@ def test_before_a_step_the_states_are_those_of_transformers(
     ],
 )
 def test_what_adapts_has_the_size_that_the_papers_give(
-    checkpoint: Checkpoint, kind: Adapts, expected: int
+    small_bert: Checkpoint, kind: Adapts, expected: int
 ) -> None:
-    assert make(checkpoint, kind).parameters == expected
-    assert make(checkpoint, kind, layers=2).parameters == 2 * expected
+    assert make(small_bert, kind).parameters == expected
+    assert make(small_bert, kind, layers=2).parameters == 2 * expected
 
 
-def test_full_is_all_but_the_pooler(checkpoint: Checkpoint) -> None:
-    model = load(checkpoint.folder)
+def test_full_is_all_but_the_pooler(small_bert: Checkpoint) -> None:
+    model = load(small_bert.folder)
     pooler = sum(value.numel() for value in model.pooler.parameters())
     every = sum(value.numel() for value in model.parameters())
-    assert make(checkpoint, "full").parameters == every - pooler
+    assert make(small_bert, "full").parameters == every - pooler
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ADAPTS if kind != "head"])
 def test_what_adapts_moves_the_states_and_nothing_else_is_moved(
-    checkpoint: Checkpoint, kind: Adapts
+    small_bert: Checkpoint, kind: Adapts
 ) -> None:
-    bert = make(checkpoint, kind)
+    bert = make(small_bert, kind)
     before = states_of(bert)
     torch.manual_seed(1)
     moved = {name: value + torch.randn_like(value) for name, value in bert.initial.items()}
@@ -108,9 +93,9 @@ def test_what_adapts_moves_the_states_and_nothing_else_is_moved(
 
 @pytest.mark.parametrize("kind", [kind for kind in ADAPTS if kind != "head"])
 def test_gradients_reach_each_weight_and_are_those_of_finite_differences(
-    checkpoint: Checkpoint, kind: Adapts
+    small_bert: Checkpoint, kind: Adapts
 ) -> None:
-    bert = make(checkpoint, kind)
+    bert = make(small_bert, kind)
     torch.manual_seed(1)
     # off the start, where one factor of a low-rank update is 0 and the other has no gradient
     weights = {
@@ -140,9 +125,9 @@ def test_gradients_reach_each_weight_and_are_those_of_finite_differences(
 
 @pytest.mark.parametrize("kind", [kind for kind in ADAPTS if kind not in ("head", "full")])
 def test_second_derivatives_pass_through_attention_that_is_written_out(
-    checkpoint: Checkpoint, kind: Adapts
+    small_bert: Checkpoint, kind: Adapts
 ) -> None:
-    bert = make(checkpoint, kind)
+    bert = make(small_bert, kind)
     torch.manual_seed(1)
     weights = {
         name: (value + 0.1 * torch.randn_like(value)).requires_grad_()
@@ -157,24 +142,24 @@ def test_second_derivatives_pass_through_attention_that_is_written_out(
     assert max(float(value.abs().max()) for value in second if value is not None) > 1e-4
 
 
-def test_padding_changes_nothing(checkpoint: Checkpoint) -> None:
+def test_padding_changes_nothing(small_bert: Checkpoint) -> None:
     for kind in ADAPTS:
-        bert = make(checkpoint, kind)
+        bert = make(small_bert, kind)
         alone = bert.states(bert.initial, bert.prefix(IDS[1:2, :3], MASK[1:2, :3]))
         assert torch.allclose(states_of(bert)[1:2, :3], alone, atol=1e-5), kind
 
 
-def test_texts_are_known_by_their_rows(checkpoint: Checkpoint) -> None:
-    bert = make(checkpoint, "last_n")
+def test_texts_are_known_by_their_rows(small_bert: Checkpoint) -> None:
+    bert = make(small_bert, "last_n")
     prefix = bert.prefix(IDS, MASK)
     rows = bert.states(bert.initial, prefix[torch.tensor([2, 0])])
     assert torch.allclose(rows, states_of(bert)[[2, 0]], atol=1e-5)
 
 
-def test_the_first_weights_are_those_of_the_generator_alone(checkpoint: Checkpoint) -> None:
+def test_the_first_weights_are_those_of_the_generator_alone(small_bert: Checkpoint) -> None:
     for kind in ("lora", "adalora", "adapter", "prefix"):
         state = torch.random.get_rng_state()
-        one, same, other = (make(checkpoint, kind, seed).initial for seed in (0, 0, 1))
+        one, same, other = (make(small_bert, kind, seed).initial for seed in (0, 0, 1))
         assert torch.equal(torch.random.get_rng_state(), state)
         assert all(torch.equal(one[name], same[name]) for name in one)
         assert any(not torch.equal(one[name], other[name]) for name in one)
@@ -207,9 +192,9 @@ def test_an_unknown_kind_is_named_with_the_nearest() -> None:
         AdaptedPart("lora", rank=0)
 
 
-def test_more_layers_than_there_are_is_an_error(checkpoint: Checkpoint) -> None:
+def test_more_layers_than_there_are_is_an_error(small_bert: Checkpoint) -> None:
     with pytest.raises(LearnerError, match=r"adapted_layers=4: checkpoint 'small' has 3 layers"):
-        make(checkpoint, "last_n", layers=4)
+        make(small_bert, "last_n", layers=4)
 
 
 def test_a_model_with_other_layers_is_an_error(tmp_path: Path) -> None:
