@@ -31,6 +31,21 @@ def states_of(bert: AdaptedBert, weights: dict[str, Tensor] | None = None) -> Te
     return bert.states(weights or bert.initial, bert.prefix(IDS, MASK))
 
 
+def off_the_start(bert: AdaptedBert) -> dict[str, Tensor]:
+    """Weights near the first: there a factor of a low-rank update is 0, the other's gradient too."""
+    torch.manual_seed(1)
+    return {
+        name: (value + 0.1 * torch.randn_like(value)).requires_grad_()
+        for name, value in bert.initial.items()
+    }
+
+
+def drawn_direction() -> Tensor:
+    """[n, L, D] by which states are weighted; a sum of their squares is held by the last norm."""
+    torch.manual_seed(2)
+    return torch.randn(len(IDS), IDS.shape[1], SIZE) * MASK[..., None]
+
+
 def test_every_kind_is_known() -> None:
     assert get_args(Adapts) == ADAPTS
 
@@ -96,13 +111,7 @@ def test_gradients_reach_each_weight_and_are_those_of_finite_differences(
     small_bert: Checkpoint, kind: Adapts
 ) -> None:
     bert = make(small_bert, kind)
-    torch.manual_seed(1)
-    # off the start, where one factor of a low-rank update is 0 and the other has no gradient
-    weights = {
-        name: (value + 0.1 * torch.randn_like(value)).requires_grad_()
-        for name, value in bert.initial.items()
-    }
-    direction = torch.randn(len(IDS), IDS.shape[1], SIZE) * MASK[..., None]
+    weights, direction = off_the_start(bert), drawn_direction()
 
     def loss(given: dict[str, Tensor]) -> Tensor:
         return (states_of(bert, given) * direction).sum()
@@ -128,14 +137,8 @@ def test_second_derivatives_pass_through_attention_that_is_written_out(
     small_bert: Checkpoint, kind: Adapts
 ) -> None:
     bert = make(small_bert, kind)
-    torch.manual_seed(1)
-    weights = {
-        name: (value + 0.1 * torch.randn_like(value)).requires_grad_()
-        for name, value in bert.initial.items()
-    }
-    # no sum of squares: the last norm holds that fixed
-    direction = torch.randn(len(IDS), IDS.shape[1], SIZE) * MASK[..., None]
-    loss = (states_of(bert, weights) * direction).sum()
+    weights = off_the_start(bert)
+    loss = (states_of(bert, weights) * drawn_direction()).sum()
     first = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
     total = sum((gradient**2).sum() for gradient in first)
     second = torch.autograd.grad(total, list(weights.values()), allow_unused=True)
