@@ -32,7 +32,7 @@ def states_of(bert: AdaptedBert, weights: dict[str, Tensor] | None = None) -> Te
 
 
 def off_the_start(bert: AdaptedBert) -> dict[str, Tensor]:
-    """Weights near the first: there a factor of a low-rank update is 0, the other's gradient too."""
+    """Weights near the first ones, of which a factor of each low-rank update is 0."""
     torch.manual_seed(1)
     return {
         name: (value + 0.1 * torch.randn_like(value)).requires_grad_()
