@@ -1,0 +1,135 @@
+"""Meta-gradients task by task: those of the whole batch, in first and in second order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from metarec.loops import InnerLoop, OuterLoss
+from metarec.torch.adapted_bert import Prefix
+from metarec.torch.bert_loop import UserTask, adapt, meta_gradients
+from metarec.torch.episodic import outer_loss
+from metarec.torch.inner_loop import Episodes
+
+RATE = 0.3
+
+
+class Quadratic:
+    """Scores `x A b` of texts whose only state is x: not linear in its two weights."""
+
+    def support_scores(self, weights: Any, shots: Prefix, labels: np.ndarray) -> Tensor:
+        return shots.values[:, 0] @ weights["A"] @ weights["b"]
+
+    def query_scores(
+        self, weights: Any, shots: Prefix | None, labels: np.ndarray, candidates: Prefix
+    ) -> Tensor:
+        return candidates.values[:, 0] @ weights["A"] @ weights["b"]
+
+
+def texts(rng: np.random.Generator, count: int) -> Prefix:
+    values = torch.from_numpy(rng.standard_normal((count, 1, 3)))
+    return Prefix(values, torch.ones(count, 1, dtype=torch.int64))
+
+
+def labels(rng: np.random.Generator, count: int) -> np.ndarray:
+    found = (rng.random(count) < 0.5).astype(np.float32)
+    found[:1] = 1
+    return found
+
+
+def tasks_of(shots: tuple[int, ...] = (3, 0, 2, 4), queries: int = 5) -> list[UserTask]:
+    rng = np.random.default_rng(0)
+    made = []
+    for count in shots:
+        own = labels(rng, count)
+        given = texts(rng, count) if count else None
+        made.append(UserTask(given, own, own, texts(rng, queries), labels(rng, queries)))
+    return made
+
+
+def first_weights() -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    shapes = {"A": (3, 2), "b": (2,)}
+    return {
+        name: torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        for name, shape in shapes.items()
+    }
+
+
+def by_the_formula(weights: dict[str, Tensor], task: UserTask, steps: int) -> dict[str, Tensor]:
+    """`w - rate · dL/dw`, the derivatives of the logistic loss written out."""
+    if task.shots is None:
+        return weights
+    rows, y = task.shots.values[:, 0], torch.from_numpy(task.targets).double()
+    A, b = weights["A"], weights["b"]
+    for _ in range(steps):
+        error = (torch.sigmoid(rows @ A @ b) - y) / len(y)
+        A, b = (
+            A - RATE * torch.outer(rows.T @ error, b),
+            b - RATE * (rows @ A).T @ error,
+        )
+    return {"A": A, "b": b}
+
+
+def batch_loss(scores: list[Tensor], tasks: list[UserTask], kind: OuterLoss) -> Tensor:
+    targets = torch.stack([torch.from_numpy(task.query_targets).double() for task in tasks])
+    nothing, mask = torch.zeros(0), torch.ones_like(targets)
+    episodes = Episodes(nothing, nothing, nothing, nothing, targets, mask)
+    return outer_loss(kind, "bce", torch.stack(scores), episodes)
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "softmax"])
+@pytest.mark.parametrize("steps", [0, 1, 3])
+def test_in_second_order_it_is_the_gradient_of_the_whole_batch(kind: OuterLoss, steps: int) -> None:
+    weights, tasks = first_weights(), tasks_of()
+    loss, found = meta_gradients(Quadratic(), weights, tasks, InnerLoop(steps, RATE), "bce", kind)
+    scores = []
+    for task in tasks:
+        fast = by_the_formula(weights, task, steps)
+        scores.append(task.queries.values[:, 0] @ fast["A"] @ fast["b"])
+    expected = batch_loss(scores, tasks, kind)
+    gradients = torch.autograd.grad(expected, list(weights.values()))
+    assert float(loss) == pytest.approx(expected.item(), rel=1e-6)
+    for name, gradient in zip(weights, gradients, strict=True):
+        torch.testing.assert_close(found[name], gradient, atol=1e-7, rtol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["pointwise", "softmax"])
+def test_in_first_order_it_is_the_gradient_at_the_fast_weights(kind: OuterLoss) -> None:
+    weights, tasks = first_weights(), tasks_of()
+    inner = InnerLoop(2, RATE, first_order=True)
+    _, found = meta_gradients(Quadratic(), weights, tasks, inner, "bce", kind)
+    every, scores = [], []
+    for task in tasks:
+        fast = by_the_formula(weights, task, 2)
+        own = {name: value.detach().requires_grad_() for name, value in fast.items()}
+        every.append(own)
+        scores.append(task.queries.values[:, 0] @ own["A"] @ own["b"])
+    loss = batch_loss(scores, tasks, kind)
+    for name in weights:
+        parts = torch.autograd.grad(loss, [own[name] for own in every], retain_graph=True)
+        torch.testing.assert_close(found[name], sum(parts), atol=1e-7, rtol=1e-7)
+    _, second = meta_gradients(Quadratic(), weights, tasks, InnerLoop(2, RATE), "bce", kind)
+    assert (found["A"] - second["A"]).abs().max() > 1e-3
+
+
+def test_without_shots_or_steps_nothing_adapts() -> None:
+    weights, (some, none) = first_weights(), tasks_of((3, 0))
+    assert adapt(Quadratic(), weights, none, InnerLoop(3, RATE), "bce") == weights
+    assert adapt(Quadratic(), weights, some, InnerLoop(0, RATE), "bce") == weights
+    moved = adapt(Quadratic(), weights, some, InnerLoop(1, RATE), "bce")
+    expected = by_the_formula(weights, some, 1)
+    for name in weights:
+        torch.testing.assert_close(moved[name], expected[name], atol=1e-7, rtol=1e-7)
+
+
+def test_in_first_order_no_graph_of_a_step_is_kept() -> None:
+    weights, (task,) = first_weights(), tasks_of((3,))
+    fast = adapt(Quadratic(), weights, task, InnerLoop(2, RATE, first_order=True), "bce")
+    assert all(value.is_leaf and value.requires_grad for value in fast.values())
+    fast = adapt(Quadratic(), weights, task, InnerLoop(2, RATE), "bce")
+    assert all(value.grad_fn is not None for value in fast.values())
