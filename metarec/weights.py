@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -164,6 +164,13 @@ def last_layer(names: Iterable[str]) -> frozenset[str]:
     """Weight and bias of the last layer of the MLP among weights."""
     number = depth(names) - 1
     return frozenset({f"layer{number}.weight", f"layer{number}.bias"})
+
+
+def first_layer(parameters: Iterable[str], names: Collection[str] | None) -> int:
+    """The lowest layer that adapts: of `names`, or of all where that is None."""
+    if names is None:
+        return 0
+    return min(layer for layer in range(depth(parameters)) if f"layer{layer}.weight" in names)
 
 
 def decision_layers(names: Iterable[str]) -> frozenset[str]:

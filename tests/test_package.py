@@ -36,7 +36,7 @@ LAYERS = (
         "factor_inputs",
         "learner",
     },
-    {"loops", "weights", "amortised", "warm_up", "kept"},
+    {"loops", "weights", "engines", "amortised", "warm_up", "kept"},
     {"speed"},
     {"baselines", "torch", "jax"},
     {"evaluation"},

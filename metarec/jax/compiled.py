@@ -57,11 +57,11 @@ def compiled(
     @functools.wraps(function)
     def traced(*args: Any, **kwargs: Any) -> Any:
         # runs when JAX traces, which is once for each program
-        bound = signature.bind(*args, **kwargs).arguments
-        key = tuple(bound.get(name) for name in static)
+        given = signature.bind(*args, **kwargs).arguments
+        key = tuple(given.get(name) for name in static)
         now = {
             f"{name}{jax.tree_util.keystr(path)}".replace("'", ""): jax.typeof(leaf).str_short()
-            for name, value in bound.items()
+            for name, value in given.items()
             if name not in static
             for path, leaf in jax.tree_util.tree_leaves_with_path(value)
         }

@@ -12,7 +12,7 @@ import numpy as np
 from jax import Array, lax
 from jaxtyping import Float32, Int32
 
-from metarec import loops
+from metarec import engines, loops
 from metarec.inputs import Inputs, Representation
 from metarec.jax import inner_loop
 from metarec.jax.catalogue import Catalogue
@@ -25,6 +25,7 @@ from metarec.jax.training import Batch, Gradients, autograd, train
 from metarec.kept import Kept
 from metarec.learner import MetaParameters, Support, Training
 from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
+from metarec.weights import first_layer
 
 BLOCK = 64
 """Tasks whose meta-gradient a CPU computes at a time, half as many where each core is a device."""
@@ -66,8 +67,8 @@ class Adaptation:
 
     def keeps(self, parameters: Parameters) -> bool:
         """Whether a catalogue is scored by what is kept of it (`metarec.jax.catalogue`)."""
-        fastest = inner_loop.fastest_engine(
-            self.scorer, weights_of(parameters), **self.settings(parameters)
+        fastest = engines.fastest_engine(
+            self.scorer.dual, weights_of(parameters), **self.settings(parameters)
         )
         return not self.scorer.context and fastest == "gram" and self.inner.engine != "vmap"
 
@@ -357,7 +358,7 @@ def adapt(
             names = adaptation.settings(parameters)["names"]
             return Catalogue(
                 scorer, weights, scorer.assemble(vectors, every, extra),
-                inner_loop.first_layer(weights, names), devices,
+                first_layer(weights, names), devices,
             )  # fmt: skip
 
         return adaptation.kept.get(meta_parameters, inputs.features, candidates, make)

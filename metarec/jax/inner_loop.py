@@ -9,17 +9,18 @@ Two engines, one mathematics (Finn et al. 2017, equation 1), which PyTorch's eng
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from metarec import engines
 from metarec.errors import LearnerError
 from metarec.jax.gram import DualWeights, dual_steps
 from metarec.jax.scorer import Parameters, Scorer, affine, linear
-from metarec.loops import InnerLoop, Loss
-from metarec.weights import depth
+from metarec.loops import Engine, InnerLoop, Loss
+from metarec.weights import depth, first_layer
 
 Rates = Mapping[str, Array]
 """Learning rate of each adapted weight: broadcasts to [steps, *shape of the weight].
@@ -190,8 +191,8 @@ def choose_engine(
     inner: InnerLoop,
     rates: Rates | None,
     names: frozenset[str] | None,
-) -> Literal["gram", "vmap"]:
-    """The engine to use; for `auto` the fastest that is exact.
+) -> Engine:
+    """The engine to use; see `metarec.engines.choose_engine`.
 
     Raises:
         LearnerError: if `gram` was asked for and is not exact here, or learn2learn was.
@@ -201,41 +202,7 @@ def choose_engine(
             "learner.engine=learn2learn is the reference in PyTorch; choose backend=torch, or "
             "learner.engine=auto"
         )
-    if inner.engine == "vmap":
-        return "vmap"
-    fastest = fastest_engine(scorer, parameters, rates, names)
-    if inner.engine == "gram" and fastest != "gram":
-        raise LearnerError(
-            "learner.engine=gram needs an MLP scorer of which only whole upper layers adapt, at "
-            "one learning rate a layer and step; choose learner.engine=auto or vmap"
-        )
-    return fastest
-
-
-def fastest_engine(
-    scorer: Scorer, parameters: Parameters, rates: Rates | None, names: frozenset[str] | None
-) -> Literal["gram", "vmap"]:
-    """`gram` where it is exact, else `vmap`."""
-    adapted = set(parameters) if names is None else set(names)
-    if not scorer.dual or not all(name.startswith("layer") for name in adapted):
-        return "vmap"
-    layers = range(first_layer(parameters, names), depth(parameters))
-    if adapted != {f"layer{layer}.{part}" for layer in layers for part in ("weight", "bias")}:
-        return "vmap"
-    if rates is not None:
-        for layer in layers:
-            rate = rates[f"layer{layer}.weight"]
-            one_a_step = rate.size == rate.shape[0] if rate.ndim else True
-            if rate is not rates[f"layer{layer}.bias"] or not one_a_step:
-                return "vmap"
-    return "gram"
-
-
-def first_layer(parameters: Parameters, names: frozenset[str] | None) -> int:
-    """The lowest layer that adapts."""
-    if names is None:
-        return 0
-    return min(layer for layer in range(depth(parameters)) if f"layer{layer}.weight" in names)
+    return engines.choose_engine(scorer.dual, parameters, inner, rates, names)
 
 
 def frozen(parameters: Parameters, first: int, values: Array) -> Array:

@@ -19,7 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from metarec.jax.inner_loop import fastest_engine, gram_of, masked_mean, pointwise_loss
+from metarec.engines import fastest_engine
+from metarec.jax.inner_loop import gram_of, masked_mean, pointwise_loss
 from metarec.jax.scorer import Parameters, Scorer, linear, upper
 from metarec.loops import Loss
 
@@ -67,7 +68,7 @@ class Space(Protocol):
 
 def space_of(scorer: Scorer, parameters: Parameters, support: Array, query: Array) -> Space:
     """The smallest space that is exact for the scorer: see `WeightSpace` and `RowSpace`."""
-    if fastest_engine(scorer, parameters, None, None) == "gram":
+    if fastest_engine(scorer.dual, parameters, None, None) == "gram":
         return RowSpace(parameters, support, query)
     return WeightSpace(scorer, parameters, support, query)
 

@@ -120,7 +120,7 @@ class Method:
     """The embeddings of a learner, as pure functions of its parameters.
 
     They are compiled, so they must be hashable and equal what is made anew of the same settings:
-    functions of a module, or `metarec.jax.amortised.bound` ones.
+    functions of a module, or `metarec.jax.compiled.bound` ones.
 
     Args:
         users: from [..., F] factors and [..., D] profiles to [..., E].

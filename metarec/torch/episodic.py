@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
-from metarec import loops
+from metarec import engines, loops
 from metarec.inputs import Inputs, Representation
 from metarec.kept import Kept
 from metarec.learner import (
@@ -26,6 +26,7 @@ from metarec.torch.gram import DualWeights
 from metarec.torch.inner_loop import Episodes, Rates, masked_mean, pointwise_loss
 from metarec.torch.scorer import Parameters, Scorer
 from metarec.torch.training import Gradients, autograd, train
+from metarec.weights import first_layer
 
 Objective = Callable[[dict[str, Tensor], Episodes, int], Tensor]
 """(meta-parameters, episodes, outer step) to the outer loss."""
@@ -57,7 +58,7 @@ class Adaptation:
 
     def keeps(self, weights: Parameters, rates: Rates | None, names: frozenset[str] | None) -> bool:
         """Whether a catalogue is scored by what is kept of it (`metarec.torch.catalogue`)."""
-        fastest = inner_loop.fastest_engine(self.scorer, weights, rates, names)
+        fastest = engines.fastest_engine(self.scorer.dual, weights, rates, names)
         return not self.scorer.context and fastest == "gram" and self.inner.engine != "vmap"
 
     def query_scores(
@@ -251,7 +252,7 @@ def adapt(
             vectors, extra = catalogue_inputs(inputs, candidates, device)
             every = context.new_zeros(len(vectors), *context.shape[1:])
             assembled = scorer.assemble(vectors, every, extra)
-            return Catalogue(scorer, weights, assembled, inner_loop.first_layer(weights, names))
+            return Catalogue(scorer, weights, assembled, first_layer(weights, names))
 
         return adaptation.kept.get(meta_parameters, inputs.features, candidates, make)
 

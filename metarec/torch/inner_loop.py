@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from metarec.errors import LearnerError
-from metarec.loops import Engine, InnerLoop, Loss
+from metarec.engines import choose_engine, fastest_engine
+from metarec.loops import InnerLoop, Loss
 from metarec.torch.gram import DualWeights, affine, dual_steps
 from metarec.torch.scorer import Parameters, Scorer, linear
-from metarec.weights import depth
+from metarec.weights import depth, first_layer
 
 BLOCK = 64
 """Tasks that `gram` takes at a time on a CPU: their fast weights stay in its cache."""
@@ -97,7 +97,7 @@ def query_scores(
     if inner.steps == 0:
         scores = scorer.forward(parameters, episodes.query)
         return scores.unsqueeze(0)[:0] if every_step else scores
-    engine = choose_engine(scorer, parameters, inner, rates, names)
+    engine = choose_engine(scorer.dual, parameters, inner, rates, names)
     if engine == "learn2learn":
         from metarec.torch.reference import query_scores_learn2learn
 
@@ -148,9 +148,9 @@ def adapt(
     """
     if inner.steps == 0:
         return dict(parameters)
-    engine = choose_engine(scorer, parameters, inner, rates, names)
+    engine = choose_engine(scorer.dual, parameters, inner, rates, names)
     if engine == "learn2learn":
-        engine = fastest_engine(scorer, parameters, rates, names)
+        engine = fastest_engine(scorer.dual, parameters, rates, names)
     if engine == "vmap":
         found = _vmap_steps(
             scorer, parameters, support, labels, mask, loss, inner, rates, names
@@ -194,56 +194,6 @@ def adapt_dual(
         labels, mask, loss, inner, rates,
     )  # fmt: skip
     return first, features, states[-1]
-
-
-def choose_engine(
-    scorer: Scorer,
-    parameters: Parameters,
-    inner: InnerLoop,
-    rates: Rates | None,
-    names: frozenset[str] | None,
-) -> Engine:
-    """The engine to use; for `auto` the fastest that is exact.
-
-    Raises:
-        LearnerError: if `gram` was asked for and is not exact here.
-    """
-    if inner.engine in ("vmap", "learn2learn"):
-        return inner.engine
-    fastest = fastest_engine(scorer, parameters, rates, names)
-    if inner.engine == "gram" and fastest != "gram":
-        raise LearnerError(
-            "learner.engine=gram needs an MLP scorer of which only whole upper layers adapt, at "
-            "one learning rate a layer and step; choose learner.engine=auto or vmap"
-        )
-    return fastest
-
-
-def fastest_engine(
-    scorer: Scorer, parameters: Parameters, rates: Rates | None, names: frozenset[str] | None
-) -> Literal["gram", "vmap"]:
-    """`gram` where it is exact, else `vmap`."""
-    adapted = set(parameters) if names is None else set(names)
-    if not scorer.dual or not all(name.startswith("layer") for name in adapted):
-        return "vmap"
-    first = first_layer(parameters, names)
-    layers = range(first, depth(parameters))
-    if adapted != {f"layer{layer}.{part}" for layer in layers for part in ("weight", "bias")}:
-        return "vmap"
-    if rates is not None:
-        for layer in layers:
-            rate = rates[f"layer{layer}.weight"]
-            one_a_step = rate.numel() == rate.shape[0] if rate.dim() else True
-            if rate is not rates[f"layer{layer}.bias"] or not one_a_step:
-                return "vmap"
-    return "gram"
-
-
-def first_layer(parameters: Parameters, names: frozenset[str] | None) -> int:
-    """The lowest layer that adapts."""
-    if names is None:
-        return 0
-    return min(layer for layer in range(depth(parameters)) if f"layer{layer}.weight" in names)
 
 
 def _frozen(parameters: Parameters, first: int, values: Tensor) -> Tensor:

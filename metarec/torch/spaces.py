@@ -18,8 +18,9 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from metarec.engines import fastest_engine
 from metarec.loops import Loss
-from metarec.torch.inner_loop import fastest_engine, gram_of, masked_mean, pointwise_loss
+from metarec.torch.inner_loop import gram_of, masked_mean, pointwise_loss
 from metarec.torch.scorer import Parameters, Scorer, linear, upper
 
 Displacement = dict[str, Tensor]
@@ -66,7 +67,7 @@ class Space(Protocol):
 
 def space_of(scorer: Scorer, parameters: Parameters, support: Tensor, query: Tensor) -> Space:
     """The smallest space that is exact for the scorer: see `WeightSpace` and `RowSpace`."""
-    if fastest_engine(scorer, parameters, None, None) == "gram":
+    if fastest_engine(scorer.dual, parameters, None, None) == "gram":
         return RowSpace(parameters, support, query)
     return WeightSpace(scorer, parameters, support, query)
 

@@ -9,9 +9,9 @@ import torch
 from metarec.loops import InnerLoop
 from metarec.torch import catalogue as catalogue_module
 from metarec.torch.catalogue import Catalogue
-from metarec.torch.inner_loop import adapt, adapt_dual, first_layer
+from metarec.torch.inner_loop import adapt, adapt_dual
 from metarec.torch.scorer import MLP
-from metarec.weights import initial_layers, last_layer
+from metarec.weights import first_layer, initial_layers, last_layer
 
 SCORER = MLP((8, 4), context=False)
 INNER = InnerLoop(steps=3, learning_rate=0.3)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metarec import loops
 from metarec.data.dataset import Dataset
+from metarec.engines import choose_engine
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import LearnerError
 from metarec.features import build_features
@@ -24,7 +25,6 @@ from metarec.torch.anil import ANIL
 from metarec.torch.episodic import Adaptation
 from metarec.torch.inner_loop import (
     Episodes,
-    choose_engine,
     masked_mean,
     pointwise_loss,
     query_scores,
@@ -202,9 +202,9 @@ def test_rates_of_single_weights_rule_the_dual_form_out() -> None:
     weights = draw_parameters()
     arrays = {name: value.numpy() for name, value in weights.items()}
     rates = elementwise({n: torch.from_numpy(x) for n, x in rates_by_weight(arrays, 0.1).items()})
-    assert choose_engine(NETWORK, weights, InnerLoop(1, 0.1), rates, None) == "vmap"
+    assert choose_engine(NETWORK.dual, weights, InnerLoop(1, 0.1), rates, None) == "vmap"
     with pytest.raises(LearnerError, match="engine=gram"):
-        choose_engine(NETWORK, weights, InnerLoop(1, 0.1, engine="gram"), rates, None)
+        choose_engine(NETWORK.dual, weights, InnerLoop(1, 0.1, engine="gram"), rates, None)
 
 
 def test_the_loss_moves_from_all_steps_to_the_last() -> None:
@@ -275,7 +275,9 @@ def test_a_rate_by_layer_and_step_leaves_the_dual_form_exact_and_does_not_go_bey
     weights = episodic.weights_of(parameters)
     for steps in (2, 3):
         rates = by_layer(parameters, steps)
-        assert choose_engine(method.scorer, weights, InnerLoop(steps, 0.1), rates, None) == "gram"
+        assert (
+            choose_engine(method.scorer.dual, weights, InnerLoop(steps, 0.1), rates, None) == "gram"
+        )
         for name in weights:
             torch.testing.assert_close(rates[name], parameters[RATE + layer_of(name)][:steps])
     with pytest.raises(LearnerError, match=r"inner_steps=4.* 3 steps"):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from metarec.engines import choose_engine
 from metarec.errors import LearnerError
 from metarec.loops import Engine, InnerLoop, Loss
 from metarec.torch import inner_loop, reference
@@ -20,7 +21,6 @@ from metarec.torch.inner_loop import (
     Episodes,
     Rates,
     adapt,
-    choose_engine,
     masked_mean,
     pointwise_loss,
     query_scores,
@@ -385,8 +385,8 @@ def test_the_engine_gram_is_chosen_exactly_where_it_is_exact() -> None:
         (rates, ADAPTED["last"]),
     ]
     for given, names in exact:
-        assert choose_engine(SCORER, parameters, auto, given, names) == "gram"
-        assert choose_engine(SCORER, parameters, forced, given, names) == "gram"
+        assert choose_engine(SCORER.dual, parameters, auto, given, names) == "gram"
+        assert choose_engine(SCORER.dual, parameters, forced, given, names) == "gram"
     inexact: list[tuple[Scorer, Rates | None, frozenset[str] | None]] = [
         (SCORER, apart, None),
         (SCORER, elementwise(parameters, 1), None),
@@ -398,12 +398,12 @@ def test_the_engine_gram_is_chosen_exactly_where_it_is_exact() -> None:
         (build_scorer("dot"), None, None),
     ]
     for scorer, given, names in inexact:
-        assert choose_engine(scorer, parameters, auto, given, names) == "vmap"
+        assert choose_engine(scorer.dual, parameters, auto, given, names) == "vmap"
         with pytest.raises(LearnerError, match=r"learner\.engine=gram .* choose .*auto or vmap"):
-            choose_engine(scorer, parameters, forced, given, names)
+            choose_engine(scorer.dual, parameters, forced, given, names)
     for engine in ("vmap", "learn2learn"):
         asked = InnerLoop(2, 0.1, engine=engine)  # type: ignore[arg-type]
-        assert choose_engine(SCORER, parameters, asked, None, None) == engine
+        assert choose_engine(SCORER.dual, parameters, asked, None, None) == engine
 
 
 def _same(rate: Tensor) -> Rates:

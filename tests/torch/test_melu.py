@@ -10,13 +10,13 @@ import torch
 
 from metarec.attributes import Attributes
 from metarec.data.dataset import Dataset
+from metarec.engines import choose_engine
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import LearnerError
 from metarec.features import attribute_features
 from metarec.learner import TaskKind, Training
 from metarec.loops import InnerLoop
 from metarec.splits import Split
-from metarec.torch.inner_loop import choose_engine
 from metarec.torch.melu import AttributeMLP, MeLU
 from metarec.weights import decision_layers
 
@@ -87,8 +87,8 @@ def test_only_the_decision_layers_adapt_and_all_learn(tiny_dataset: Dataset) -> 
     assert decision_layers(weights) == layers
     scorer = AttributeMLP((0, GENRES, GENRES + DECADES), 3, (8, 4))
     inner = InnerLoop(1, 0.1)
-    assert choose_engine(scorer, weights, inner, None, decision_layers(weights)) == "gram"
-    assert choose_engine(scorer, weights, inner, None, None) == "vmap"
+    assert choose_engine(scorer.dual, weights, inner, None, decision_layers(weights)) == "gram"
+    assert choose_engine(scorer.dual, weights, inner, None, None) == "vmap"
 
 
 def test_one_step_by_hand_gives_its_scores(tiny_dataset: Dataset) -> None:

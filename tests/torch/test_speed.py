@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from metarec.engines import fastest_engine
 from metarec.speed.work import LEARN2LEARN, StepWork, step_arrays
 from metarec.torch import speed
-from metarec.torch.inner_loop import fastest_engine
 from metarec.torch.scorer import MLP
 
 WORK = StepWork(tasks=3, k_shot=4, query_size=5, feature_size=7, hidden_sizes=(6, 2), inner_steps=3)
@@ -38,7 +38,7 @@ def test_the_engines_do_the_same_work(first_order: bool) -> None:
 def test_the_fastest_exact_engine_of_this_work_is_the_one_in_the_table() -> None:
     scorer = MLP(WORK.hidden_sizes, context=False)
     parameters = {name: torch.from_numpy(v) for name, v in step_arrays(WORK).parameters.items()}
-    assert fastest_engine(scorer, parameters, rates=None, names=None) == "gram"
+    assert fastest_engine(scorer.dual, parameters, rates=None, names=None) == "gram"
 
 
 def test_operations_are_those_of_the_naive_algorithm_in_first_order() -> None:
