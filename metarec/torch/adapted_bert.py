@@ -157,6 +157,8 @@ class AdaptedBert:
         if self.part.kind == "full":
             return Prefix(ids, mask)
         values = self._model.embeddings(input_ids=ids)
+        if hasattr(self._model, "embeddings_project"):
+            values = self._model.embeddings_project(values)  # ELECTRA's narrower ones
         added = _added(mask, values.dtype)
         for layer in self._model.encoder.layer[: self.frozen]:
             values = layer(values, added)

@@ -200,6 +200,29 @@ def test_more_layers_than_there_are_is_an_error(small_bert: Checkpoint) -> None:
         make(small_bert, "last_n", layers=4)
 
 
+@pytest.mark.parametrize("family", ["Roberta", "XLMRoberta", "Electra"])
+@pytest.mark.parametrize("kind", ["head", "last_n", "lora"])
+def test_other_models_of_the_family_start_from_what_transformers_says(
+    tmp_path: Path, family: str, kind: Adapts
+) -> None:
+    """Their positions and embeddings are made otherwise; ELECTRA's embeddings may be narrower."""
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 11, "hidden_size": SIZE, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": WIDTH, "max_position_embeddings": 12, "initializer_range": 0.3,
+        "pad_token_id": 0,
+    }  # fmt: skip
+    if family == "Electra":
+        sizes["embedding_size"] = 8
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{family}Config")(**sizes)
+    getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path)
+    found = states_of(make(Checkpoint(tmp_path, family, "0" * 64), kind))
+    expected = load(tmp_path, "eager")(input_ids=IDS, attention_mask=MASK).last_hidden_state
+    assert (found - expected).abs()[MASK > 0].max() < 1e-5
+
+
 def test_a_model_with_other_layers_is_an_error(tmp_path: Path) -> None:
     from transformers import DistilBertConfig, DistilBertModel
 
