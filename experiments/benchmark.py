@@ -59,6 +59,11 @@ def main(composed: DictConfig) -> None:
 
 def summary(record: Record) -> str:
     part = "test" if "test" in record.metrics else "validation"
+    evaluation = record.config.evaluation
+    if evaluation.retriever is not None:
+        recall = line_of(record, part, "shortlist/recall")
+        drawn = f"({evaluation.shortlist} drawn by {evaluation.retriever.name})"
+        return f"{line_of(record, part, 'catalogue/ndcg@10')}\n{recall} {drawn}"
     if record.config.episode.feedback != "rating":
         return line_of(record, part, "catalogue/ndcg@10")
     # the ranking of what was rated means nothing without the level of a constant score

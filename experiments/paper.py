@@ -30,7 +30,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report import build_report, update_headers
 from metarec.runs import Record, RunConfig, environment
-from metarec.runs.learners import build_learner, serves
+from metarec.runs.learners import build_learner, build_retriever, serves
 from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.parallel import run_many
 from metarec.runs.prepare import prepare
@@ -102,7 +102,9 @@ def encode(planned: list[Planned]) -> None:
 
 def needs_features(config: RunConfig) -> bool:
     try:
-        return build_learner(config).needs_features
+        retriever = build_retriever(config)
+        drawing = retriever is not None and retriever.needs_features
+        return drawing or build_learner(config).needs_features
     except MetarecError:
         raise
     except Exception:

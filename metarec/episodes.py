@@ -43,6 +43,21 @@ class Ragged:
         """Length of each list."""
         return np.diff(self.offsets)
 
+    def pairs(
+        self, part: slice | None = None
+    ) -> tuple[Int64[np.ndarray, " m"], Shaped[np.ndarray, " m"]]:
+        """Each value with the number of its list.
+
+        Args:
+            part: of which lists; None for all. The first of them has number 0.
+
+        Returns:
+            [m] numbers of the lists, ascending, and [m] values.
+        """
+        start, stop, _ = (part or slice(None)).indices(len(self))
+        numbers = np.repeat(np.arange(stop - start), self.lengths[start:stop])
+        return numbers, self.values[self.offsets[start] : self.offsets[stop]]
+
     @classmethod
     def group(
         cls, lists: Shaped[np.ndarray, " m"], values: Shaped[np.ndarray, " m"], n_lists: int

@@ -113,11 +113,11 @@ class Inputs:
         if representation != "collaborative":
             known = features.candidates[training.known]
             statistics["inputs.mean"] = known.mean(axis=0)
-            statistics["inputs.scale"] = _nonzero(known.std(axis=0))
+            statistics["inputs.scale"] = nonzero(known.std(axis=0))
             if features.tasks is not None:
                 of_tasks = features.tasks[np.unique(training.tasks)]
                 statistics["inputs.task_mean"] = of_tasks.mean(axis=0)
-                statistics["inputs.task_scale"] = _nonzero(of_tasks.std(axis=0))
+                statistics["inputs.task_scale"] = nonzero(of_tasks.std(axis=0))
         if features.tasks is not None:
             counts = np.bincount(training.candidates, minlength=training.n_candidates)
             activity = np.log1p(counts[training.known])
@@ -130,7 +130,7 @@ class Inputs:
         factorisation = factorise(training)
         squares = np.square(factorisation.candidates[training.known], dtype=np.float32)
         statistics["inputs.factors"] = factorisation.candidates
-        statistics["inputs.factor_scale"] = _nonzero(np.sqrt(squares.mean(axis=0)))
+        statistics["inputs.factor_scale"] = nonzero(np.sqrt(squares.mean(axis=0)))
         return cls(features, training.feedback, statistics, factorisation, cold_share)
 
     @classmethod
@@ -344,7 +344,7 @@ def check_representation(representation: str) -> None:
         raise LearnerError(f"learner.representation={representation!r} is unknown{near}")
 
 
-def _nonzero(scale: np.ndarray) -> Float32[np.ndarray, " d"]:
+def nonzero(scale: np.ndarray) -> Float32[np.ndarray, " d"]:
     """The scale of each column, 1 where it does not vary."""
     return np.where(scale > 1e-6, scale, 1).astype(np.float32)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from metarec.episodes import EpisodeSampler
     from metarec.features import Features
     from metarec.runs.resume import Checkpointer
+    from metarec.text.tokens import EncoderSettings
 
 TaskKind = Literal["user", "item"]
 Feedback = Literal["rating", "binary", "implicit"]
@@ -86,6 +87,8 @@ class Training:
         progress: whether to show progress bars.
         attributes: categorical attributes of each item (index: item), whatever the kind of task;
             None where the data set has none.
+        titles: what names each item in a sentence (index: item); empty where `texts` do.
+        encoder: which BERT made vectors of the texts, and how; None if none did.
         log: what the fit saw at each look at meta-validation.
     """
 
@@ -105,6 +108,8 @@ class Training:
     seed: int = 0
     progress: bool = False
     attributes: Attributes | None = None
+    titles: tuple[str, ...] = ()
+    encoder: EncoderSettings | None = None
     log: list[dict[str, float]] = field(default_factory=list)
 
 

@@ -15,6 +15,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from metarec.data.registry import DATASETS
+from metarec.errors import ConfigError
 from metarec.runs import RunConfig
 from metarec.runs.learners import build_learner, learner_class, serves
 
@@ -43,12 +44,16 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml_both": ("maml", {"representation": "both"}),
     "transfer_both": ("transfer", {"representation": "both"}),
     "r2d2_both": ("r2d2", {"representation": "both"}),
+    "bert_maml_cross": ("bert_maml", {"reads": "cross", "head_steps": 0}),
+    "bert_transfer_cross": ("bert_transfer", {"reads": "cross", "head_steps": 0}),
     "prototypical_multiple": ("prototypical", {"prototypes": ...}),
     "prototypical_no_projection": ("prototypical", {"projection": "none"}),
 }
 # It takes the values that were tuned for the other.
 TUNED_BY_ANOTHER = ("maml_learn2learn",)
 NOTHING_TO_TUNE = ("prototypical_no_projection", "random")
+# Whose BERT is transformers', with peft's parts.
+IN_PYTORCH_ONLY = ("bert_maml", "bert_maml_cross", "bert_transfer", "bert_transfer_cross")
 
 
 def name_of(file: Path) -> str:
@@ -121,6 +126,10 @@ def test_the_values_of_a_learner_are_the_defaults_of_its_class(name: str) -> Non
 
 @pytest.mark.parametrize("name", of_group("learner"))
 def test_a_learner_is_asked_for_in_the_same_way_whatever_computes_it(name: str) -> None:
+    if name in IN_PYTORCH_ONLY:
+        with pytest.raises(ConfigError, match=rf"no learner '{name}' in JAX.*backend=torch"):
+            learner_class(RunConfig.from_dict(composed(f"learner={name}", "backend=jax")))
+        return
     one, other = (
         learner_class(RunConfig.from_dict(composed(f"learner={name}", f"backend={backend}")))
         for backend in ("torch", "jax")
@@ -190,7 +199,12 @@ def named_in(plan: dict[str, Any]) -> list[str]:
 
 def test_every_learner_is_in_a_plan_of_the_paper_and_in_none_twice() -> None:
     plans = [experiment(name)["plan"] for name in ("paper", "paper_full")]
-    assert {name for plan in plans for name in named_in(plan)} == set(of_group("learner"))
+    named = {name for plan in plans for name in named_in(plan)}
+    of_bert = {
+        name for group in experiment("what_to_adapt")["plan"]["learners"].values() for name in group
+    }
+    assert named.isdisjoint(of_bert)
+    assert named | of_bert == set(of_group("learner"))
     for plan in plans:
         assert len(set(named_in(plan))) == len(named_in(plan))
         for group in plan["groups"].values():

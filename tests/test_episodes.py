@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metarec.data.dataset import Dataset
-from metarec.episodes import EpisodeSampler
+from metarec.episodes import EpisodeSampler, Ragged
 from metarec.errors import EpisodeError
 from metarec.learner import TaskKind
 from metarec.splits import Split
@@ -191,3 +191,22 @@ def test_what_cannot_be_sampled_is_an_error_that_names_the_key(
 ) -> None:
     with pytest.raises(EpisodeError, match=message):
         EpisodeSampler(split, **settings)  # type: ignore[arg-type]
+
+
+@given(
+    lists=st.lists(st.lists(st.integers(0, 9), max_size=4), max_size=6),
+    start=st.integers(0, 6),
+    length=st.integers(0, 6),
+)
+def test_the_pairs_of_ragged_lists_are_their_values_with_the_number_of_the_list(
+    lists: list[list[int]], start: int, length: int
+) -> None:
+    numbers = np.repeat(np.arange(len(lists)), [len(one) for one in lists])
+    values = np.array([value for one in lists for value in one], np.int64)
+    ragged = Ragged.group(numbers, values, len(lists))
+    for part in (None, slice(start, start + length)):
+        kept = lists if part is None else lists[part]
+        rows, found = ragged.pairs(part)
+        assert list(zip(rows.tolist(), found.tolist(), strict=True)) == [
+            (row, value) for row, one in enumerate(kept) for value in one
+        ]

@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 import pytest
+from small_checkpoint import small_encoder
 
 from metarec import baselines
 from metarec.attributes import Attributes
@@ -45,6 +46,17 @@ def made(name: str, arguments: dict[str, Any], backend: str = "torch") -> Learne
 def of(name: str, **arguments: Any) -> functools.partial[Learner]:
     """How to make a learner that each backend has: `module.Class` under `metarec.<backend>`."""
     return functools.partial(made, name, arguments)
+
+
+SECOND_ORDER = {"first_order": False, "attention": "eager", "adapted": "lora"}
+
+
+def bert(kind: str, **arguments: Any) -> Learner:
+    """A learner over a small BERT, in PyTorch only."""
+    small = {"hidden_sizes": (4,), "head_steps": 3, "steps": 2, "pair_length": 24}
+    rates = {"bert_inner_learning_rate": 0.1, "inner_learning_rate": 0.1, "rank": 2}
+    name = {"maml": "bert_maml.BertMAML", "transfer": "bert_transfer.BertTransfer"}[kind]
+    return made(name, {**small, **rates, **arguments})
 
 
 # name, how to make it, kinds of task that it serves, feedback that it takes
@@ -170,6 +182,11 @@ LEARNERS: list[tuple[str, Callable[..., Learner], tuple[str, ...], tuple[str, ..
         BOTH,
         ANY,
     ),
+    ("bert_maml", lambda: bert("maml"), ("user",), ANY),
+    ("bert_maml_second_order", lambda: bert("maml", **SECOND_ORDER), ("user",), ANY),
+    ("bert_maml_cross", lambda: bert("maml", reads="cross", head_steps=0), ("user",), ANY),
+    ("bert_transfer", lambda: bert("transfer", adapted="full"), ("user",), ANY),
+    ("bert_transfer_head", lambda: bert("transfer", adapted="head"), ("user",), ANY),
     ("protocf", of("protocf.ProtoCF", embedding_size=4, groups=3, steps=5), ("item",), ANY),
     (
         "protocf_dot",
@@ -179,6 +196,7 @@ LEARNERS: list[tuple[str, Callable[..., Learner], tuple[str, ...], tuple[str, ..
     ),
 ]
 
+WORDS = ("drama", "comedy", "space", "war", "music", "noir")
 THRESHOLD = 4.0
 N_TASKS, K_SHOT, FEATURE_SIZE = 7, 5, 6
 
@@ -189,7 +207,6 @@ def tiny_split() -> Split:
     n_users, n_items = 40, 30
     pairs = np.sort(rng.choice(n_users * n_items, size=500, replace=False))
     users, items = pairs // n_items, pairs % n_items
-    words = ("drama", "comedy", "space", "war", "music", "noir")
     dataset = Dataset(
         name="tiny",
         users=users.astype(np.int32),
@@ -199,7 +216,7 @@ def tiny_split() -> Split:
         user_ids=np.array([f"u{u}" for u in range(n_users)]),
         item_ids=np.array([f"i{i}" for i in range(n_items)]),
         item_text=pd.DataFrame(
-            {"title": [f"{words[i % 6]} {words[i * 5 % 4]} film{i % 7}" for i in range(n_items)]}
+            {"title": [f"{WORDS[i % 6]} {WORDS[i * 5 % 4]} film{i % 7}" for i in range(n_items)]}
         ),
         user_text=None,
         feedback="rating",
@@ -245,6 +262,8 @@ def make_training(kind: TaskKind, feedback: Feedback, seed: int = 0) -> Training
         sampler=sampler,
         seed=seed,
         attributes=make_attributes(data.n_items),
+        titles=tuple(title.split()[0] for title in data.item_text["title"]),
+        encoder=small_encoder((*WORDS, *(f"film{number}" for number in range(7)))),
     )
 
 

@@ -23,7 +23,7 @@ FRAMEWORKS = {"torch": {"torch"}, "jax": {"jax", "jaxlib", "flax", "optax"}}
 
 # Data moves down this list and never back up: a part imports from its own layer and those above it.
 LAYERS = (
-    {"errors"},
+    {"errors", "writing"},
     {"data"},
     {"text"},
     {
@@ -34,6 +34,7 @@ LAYERS = (
         "features",
         "inputs",
         "factor_inputs",
+        "pairs",
         "learner",
     },
     {"loops", "weights", "engines", "amortised", "warm_up", "kept"},

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -57,6 +59,22 @@ class EvaluationEpisodes:
     def __len__(self) -> int:
         """Number of tasks."""
         return len(self.tasks)
+
+    @cached_property
+    def key(self) -> str:
+        """SHA-256 over all but `left_out`: equal where the same is asked of the same tasks."""
+        settings = (self.kind, self.part, self.regime, self.k_shot, self.feedback, self.threshold)
+        support = self.support
+        arrays = [self.tasks, self.candidates, support.candidates, support.labels, support.mask]
+        if support.tasks is not None:
+            arrays.append(support.tasks)
+        for lists in (self.excluded, self.query, self.query_ratings, self.query_labels):
+            arrays += [lists.offsets, lists.values]
+        digest = hashlib.sha256(repr(settings).encode())
+        for array in arrays:
+            digest.update(f"{array.dtype} {array.shape}\n".encode())
+            digest.update(array.tobytes())
+        return digest.hexdigest()
 
 
 def evaluation_episodes(

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float32, Float64, Int64
+from jaxtyping import Float32, Float64, Int32, Int64
 
 from metarec.episodes import Ragged
-from metarec.errors import ConfigError, EpisodeError, ScoreError
+from metarec.errors import ConfigError, EpisodeError
 from metarec.evaluation.episodes import EvaluationEpisodes
 from metarec.evaluation.metrics import (
     Coverage,
@@ -28,9 +29,10 @@ from metarec.evaluation.rankings import (
     Pairs,
     Rankings,
     SortedScores,
-    check_not_nan,
+    check_scores,
     gains_of,
 )
+from metarec.evaluation.shortlist import Shortlist
 from metarec.learner import Learner, check_served
 
 
@@ -41,14 +43,18 @@ class Evaluation:
     Args:
         per_task: one row a task: `task`, `kind`, `part`, `regime`, `k_shot`, `n_candidates` (ranked
             ones), `n_relevant`, `n_query`, then `catalogue/<metric>`, `rated/<metric>` and
-            `rated/chance/<metric>`. NaN where a metric has no value for the task or the learner.
+            `rated/chance/<metric>`, and with a shortlist `shortlist/recall`. NaN where a metric has
+            no value for the task or the learner.
         aggregate: what is not a mean over tasks: `catalogue/coverage@k`, and the errors pooled over
             all query interactions, `rated/pooled_mae`, `rated/pooled_rmse`,
             `rated/pooled_log_loss`.
+        seconds: `adapt` and `score`: wall seconds of each over all tasks, with what is compiled at
+            the first. What a device still has to do when `adapt` returns counts as `score`.
     """
 
     per_task: pd.DataFrame
     aggregate: Mapping[str, float]
+    seconds: Mapping[str, float]
 
     def summary(self) -> pd.DataFrame:
         """The mean of every metric over the tasks in which it is defined.
@@ -79,6 +85,7 @@ def evaluate(
     progress: bool = False,
     gain: Gain = "binary",
     rating_scale: tuple[float, float] | None = None,
+    shortlist: Shortlist | None = None,
 ) -> Evaluation:
     """Adapts the learner to each task, scores its candidates and measures.
 
@@ -89,22 +96,29 @@ def evaluate(
     predicts ratings, log loss one that predicts logits on feedback with both labels; elsewhere they
     are NaN.
 
+    With a shortlist, the learner scores nothing but what was drawn for a task, one task after
+    another; all others are ranked behind, in the order of the retriever. Ranking metrics are those
+    of this order of the whole catalogue. Since ranks are no ratings, MAE, RMSE and log loss are
+    NaN.
+
     Args:
         learner: the learner.
         meta_parameters: what its `fit` returned.
         episodes: the tasks.
         cutoffs: the k of the metrics that have one.
-        chunk: tasks that are adapted and scored together.
+        chunk: tasks that are adapted and scored together; with a shortlist each is by itself.
         progress: whether to show a progress bar.
         gain: gains of relevant candidates in nDCG: `binary`; or `linear` or `exponential` in the
             rating, counted from the lowest of `rating_scale` (from 0 without one).
         rating_scale: lowest and highest rating, to which predicted ratings are clipped before MAE
             and RMSE; None takes them as they are.
+        shortlist: what the learner reranks; None for the whole catalogue.
 
     Raises:
         LearnerError: if the learner does not serve the tasks or the feedback.
         ScoreError: if its scores are not float32 [T, C], one is NaN, or a prediction is not finite.
-        EpisodeError: if a query is excluded, repeats or is out of range.
+        EpisodeError: if a query is excluded, repeats or is out of range, or the shortlist is that
+            of other episodes.
         ConfigError: if a cutoff or `chunk` is below 1, or a cutoff repeats.
     """
     check_served(learner, episodes.kind, episodes.feedback)
@@ -114,37 +128,160 @@ def evaluate(
             f"and no cutoff may repeat"
         )
     _check_lists(episodes)
-    name = type(learner).__name__
-    n_tasks, n_candidates = len(episodes.tasks), len(episodes.candidates)
-    lowest = 0.0 if rating_scale is None else rating_scale[0]
-
-    catalogue: list[Rankings] = []
-    rated: list[Rankings] = []
-    query_scores: list[np.ndarray] = []
-    coverage = {k: Coverage(n_candidates) for k in cutoffs}
-    for start in _steps(n_tasks, chunk, progress, f"{name} {episodes.part}/{episodes.regime}"):
+    if shortlist is not None:
+        shortlist.check(episodes)
+        chunk = 1
+    n_tasks = len(episodes.tasks)
+    label = f"{type(learner).__name__} {episodes.part}/{episodes.regime}"
+    tally = _Tally(episodes, cutoffs, gain, 0.0 if rating_scale is None else rating_scale[0])
+    seconds = {"adapt": 0.0, "score": 0.0}
+    for start in _steps(n_tasks, chunk, progress, label):
         part = slice(start, min(start + chunk, n_tasks))
-        fast_weights = learner.adapt(meta_parameters, episodes.support[part])
-        scores = _checked(learner.score(fast_weights, episodes.candidates), episodes, part, name)
-        query = _pairs(episodes.query, part)
-        relevant = _values(episodes.query_labels, part) == 1
-        gains = gains_of(_values(episodes.query_ratings, part)[relevant], gain, lowest)
+        candidates = episodes.candidates
+        if shortlist is not None:
+            candidates = candidates[shortlist.positions[start]]
+        scores = _scored(learner, meta_parameters, episodes, part, candidates, seconds)
+        if shortlist is not None:
+            scores = shortlist.order(start, scores[0])[None]
+        tally.add(part, scores)
 
-        ordered = SortedScores.from_scores(scores, _pairs(episodes.excluded, part))
-        catalogue.append(ordered.rankings((query[0][relevant], query[1][relevant]), gains))
-        for k, covered in coverage.items():
+    if shortlist is None:
+        errors = _errors(learner, episodes, tally.query_scores(), rating_scale)
+    else:
+        errors = _no_errors(n_tasks)
+    columns = tally.columns() | errors
+    if shortlist is not None:
+        columns["shortlist/recall"] = shortlist.recall(episodes)
+    aggregate = tally.coverages()
+    for column, values in errors.items():
+        metric = column.removeprefix("rated/")
+        aggregate[f"rated/pooled_{metric}"] = pooled(metric, values, columns["n_query"])
+    per_task = pd.concat([_described(episodes), pd.DataFrame(columns)], axis=1)
+    return Evaluation(per_task, aggregate, seconds)
+
+
+def chance(
+    episodes: EvaluationEpisodes,
+    cutoffs: Sequence[int] = (5, 10),
+    shortlist: Shortlist | None = None,
+) -> pd.DataFrame:
+    """The exact chance level of every ranking metric on these episodes, with binary gains.
+
+    Args:
+        episodes: the tasks.
+        cutoffs: the k of the metrics that have one.
+        shortlist: what is reranked by chance, with all others behind it in the order of the
+            retriever; None for the whole catalogue.
+
+    Returns:
+        One row a task: `task`, then `catalogue/chance/<metric>` and `rated/chance/<metric>`.
+
+    Raises:
+        EpisodeError: if the shortlist is that of other episodes.
+    """
+    rows = episodes.query.pairs()[0]
+    relevant = np.bincount(rows[episodes.query_labels.values == 1], minlength=len(episodes.tasks))
+    if shortlist is None:
+        ranked = len(episodes.candidates) - _distinct(episodes.excluded)
+        catalogue = Rankings.of_constant_score(ranked, relevant)
+    else:
+        catalogue = _constant_within(shortlist, episodes)
+    rated = Rankings.of_constant_score(episodes.query.lengths, relevant)
+    metrics = ranking_metrics(cutoffs)
+    columns: dict[str, np.ndarray] = {"task": episodes.tasks}
+    columns |= _measured("catalogue/chance/", catalogue, metrics)
+    columns |= _measured("rated/chance/", rated, metrics)
+    return pd.DataFrame(columns)
+
+
+class _Tally:
+    """Everything that is measured of scores, which come chunk by chunk.
+
+    Args:
+        episodes: the tasks.
+        cutoffs: the k of the metrics that have one.
+        gain: gains of relevant candidates in nDCG.
+        lowest: the rating that gives no gain.
+    """
+
+    def __init__(
+        self, episodes: EvaluationEpisodes, cutoffs: Sequence[int], gain: Gain, lowest: float
+    ) -> None:
+        self.episodes, self.cutoffs, self.gain, self.lowest = episodes, cutoffs, gain, lowest
+        self._catalogue: list[Rankings] = []
+        self._rated: list[Rankings] = []
+        self._queries = [np.zeros(0, np.float32)]
+        self._coverage = {k: Coverage(len(episodes.candidates)) for k in cutoffs}
+
+    def add(self, part: slice, scores: Float32[np.ndarray, "tasks c"]) -> None:
+        """Adds the scores of the whole catalogue for some of the tasks."""
+        episodes = self.episodes
+        query = episodes.query.pairs(part)
+        relevant = episodes.query_labels.pairs(part)[1] == 1
+        gains = gains_of(episodes.query_ratings.pairs(part)[1][relevant], self.gain, self.lowest)
+
+        ordered = SortedScores.from_scores(scores, episodes.excluded.pairs(part))
+        self._catalogue.append(ordered.rankings((query[0][relevant], query[1][relevant]), gains))
+        for k, covered in self._coverage.items():
             _, shown, probability = ordered.top(k)
             covered.add(shown, probability)
 
         own, place, missing = _rows_of_queries(scores, query)
-        rated.append(
+        self._rated.append(
             SortedScores.from_scores(own, missing).rankings(
                 (query[0][relevant], place[relevant]), gains
             )
         )
-        query_scores.append(scores[query])
+        self._queries.append(scores[query])
 
-    per_task = pd.DataFrame(
+    def columns(self) -> dict[str, np.ndarray]:
+        """The counts and ranking metrics of each task."""
+        catalogue, rated = Rankings.concatenate(self._catalogue), Rankings.concatenate(self._rated)
+        metrics = ranking_metrics(self.cutoffs)
+        columns: dict[str, np.ndarray] = {
+            "n_candidates": catalogue.n,
+            "n_relevant": catalogue.relevant,
+            "n_query": rated.n,
+        }
+        columns |= _measured("catalogue/", catalogue, metrics)
+        if self.episodes.feedback == "implicit":
+            nothing = np.full(len(rated), np.nan)
+            columns |= {f"rated/{metric}": nothing for metric in metrics}
+            columns |= {f"rated/chance/{metric}": nothing for metric in metrics}
+        else:
+            columns |= _measured("rated/", rated, metrics)
+            columns |= _measured("rated/chance/", rated.constant(), metrics)
+        return columns
+
+    def query_scores(self) -> Float32[np.ndarray, " n"]:
+        """[n] the score of each query, task by task."""
+        return np.concatenate(self._queries)
+
+    def coverages(self) -> dict[str, float]:
+        """`catalogue/coverage@k` at every cutoff."""
+        return {f"catalogue/coverage@{k}": covered.value() for k, covered in self._coverage.items()}
+
+
+def _scored(
+    learner: Learner,
+    meta_parameters: Mapping[str, np.ndarray],
+    episodes: EvaluationEpisodes,
+    part: slice,
+    candidates: Int32[np.ndarray, " c"],
+    seconds: dict[str, float],
+) -> Float32[np.ndarray, "tasks c"]:
+    """Adapts to some of the tasks and scores candidates, checked; adds to the seconds of each."""
+    begin = time.perf_counter()
+    fast_weights = learner.adapt(meta_parameters, episodes.support[part])
+    adapted = time.perf_counter()
+    scores = learner.score(fast_weights, candidates)
+    seconds["adapt"] += adapted - begin
+    seconds["score"] += time.perf_counter() - adapted
+    return check_scores(scores, episodes.tasks[part], len(candidates), type(learner).__name__)
+
+
+def _described(episodes: EvaluationEpisodes) -> pd.DataFrame:
+    return pd.DataFrame(
         {
             "task": episodes.tasks,
             "kind": episodes.kind,
@@ -153,52 +290,25 @@ def evaluate(
             "k_shot": episodes.k_shot,
         }
     )
-    rankings, own_rankings = Rankings.concatenate(catalogue), Rankings.concatenate(rated)
-    columns: dict[str, np.ndarray] = {
-        "n_candidates": rankings.n,
-        "n_relevant": rankings.relevant,
-        "n_query": own_rankings.n,
-    }
-    metrics = ranking_metrics(cutoffs)
-    columns |= _measured("catalogue/", rankings, metrics)
-    if episodes.feedback == "implicit":
-        columns |= {f"rated/{metric}": np.full(n_tasks, np.nan) for metric in metrics}
-        columns |= {f"rated/chance/{metric}": np.full(n_tasks, np.nan) for metric in metrics}
-    else:
-        columns |= _measured("rated/", own_rankings, metrics)
-        columns |= _measured("rated/chance/", own_rankings.constant(), metrics)
-    predictions = np.concatenate([np.zeros(0, np.float32), *query_scores])
-    errors = _errors(learner, episodes, predictions, rating_scale)
-    columns |= errors
-    aggregate = {f"catalogue/coverage@{k}": covered.value() for k, covered in coverage.items()}
-    for column, values in errors.items():
-        metric = column.removeprefix("rated/")
-        aggregate[f"rated/pooled_{metric}"] = pooled(metric, values, own_rankings.n)
-    return Evaluation(pd.concat([per_task, pd.DataFrame(columns)], axis=1), aggregate)
 
 
-def chance(episodes: EvaluationEpisodes, cutoffs: Sequence[int] = (5, 10)) -> pd.DataFrame:
-    """The exact chance level of every ranking metric on these episodes, with binary gains.
-
-    Args:
-        episodes: the tasks.
-        cutoffs: the k of the metrics that have one.
-
-    Returns:
-        One row a task: `task`, then `catalogue/chance/<metric>` and `rated/chance/<metric>`.
-    """
-    everyone = slice(0, len(episodes.tasks))
-    rows = _pairs(episodes.query, everyone)[0]
-    labels = _values(episodes.query_labels, everyone)
-    relevant = np.bincount(rows[labels == 1], minlength=len(episodes.tasks))
-    metrics = ranking_metrics(cutoffs)
-    columns: dict[str, np.ndarray] = {"task": episodes.tasks}
-    for prefix, n in (
-        ("catalogue/chance/", len(episodes.candidates) - _distinct(episodes.excluded)),
-        ("rated/chance/", np.diff(episodes.query.offsets)),
-    ):
-        columns |= _measured(prefix, Rankings.of_constant_score(n, relevant), metrics)
-    return pd.DataFrame(columns)
+def _constant_within(shortlist: Shortlist, episodes: EvaluationEpisodes) -> Rankings:
+    """The rankings of a constant score of what was drawn, with binary gains."""
+    shortlist.check(episodes)
+    parts = []
+    for task in range(len(shortlist)):
+        one = slice(task, task + 1)
+        constant = np.zeros(len(shortlist.positions[task]), np.float32)
+        rows, queries = episodes.query.pairs(one)
+        relevant = episodes.query_labels[task] == 1
+        parts.append(
+            Rankings.from_scores(
+                shortlist.order(task, constant)[None],
+                (rows[relevant], queries[relevant]),
+                episodes.excluded.pairs(one),
+            )
+        )
+    return Rankings.concatenate(parts)
 
 
 def _measured(prefix: str, rankings: Rankings, metrics: Sequence[str]) -> dict[str, np.ndarray]:
@@ -212,11 +322,9 @@ def _errors(
     rating_scale: tuple[float, float] | None,
 ) -> dict[str, np.ndarray]:
     n_tasks = len(episodes.tasks)
-    everyone = slice(0, n_tasks)
-    rows = _pairs(episodes.query, everyone)[0]
-    ratings = _values(episodes.query_ratings, everyone)
-    labels = _values(episodes.query_labels, everyone)
-    result = {f"rated/{name}": np.full(n_tasks, np.nan) for name in ("mae", "rmse", "log_loss")}
+    rows, ratings = episodes.query_ratings.pairs()
+    labels = episodes.query_labels.values
+    result = _no_errors(n_tasks)
     predicts = learner.predicts(episodes.feedback)
     if predicts == "rating":
         # Clipping must not turn an infinite prediction into a good one.
@@ -230,18 +338,8 @@ def _errors(
     return result
 
 
-def _checked(
-    scores: Any, episodes: EvaluationEpisodes, part: slice, learner: str
-) -> Float32[np.ndarray, "tasks c"]:
-    expected = (part.stop - part.start, len(episodes.candidates))
-    shape, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", None)
-    if not isinstance(scores, np.ndarray) or dtype != np.float32 or shape != expected:
-        raise ScoreError(
-            f"{learner}.score must return a float32 NumPy array [tasks, candidates] = "
-            f"{list(expected)}, not {type(scores).__name__} of dtype {dtype} and shape {shape}"
-        )
-    check_not_nan(scores, episodes.tasks[part], learner)
-    return scores
+def _no_errors(n_tasks: int) -> dict[str, np.ndarray]:
+    return {f"rated/{name}": np.full(n_tasks, np.nan) for name in ("mae", "rmse", "log_loss")}
 
 
 def _check_lists(episodes: EvaluationEpisodes) -> None:
@@ -252,27 +350,17 @@ def _check_lists(episodes: EvaluationEpisodes) -> None:
     for name in ("query_ratings", "query_labels"):
         if not np.array_equal(getattr(episodes, name).offsets, episodes.query.offsets):
             raise EpisodeError(f"episodes.{name} must have the lengths of episodes.query")
-    labels = _values(episodes.query_labels, slice(0, n_tasks))
-    if not np.isin(labels, (0, 1)).all():
+    if not np.isin(episodes.query_labels.values, (0, 1)).all():
         raise EpisodeError("episodes.query_labels must be 0 or 1")
 
 
-def _pairs(lists: Ragged, part: slice) -> Pairs:
-    lengths = np.diff(lists.offsets[part.start : part.stop + 1])
-    return np.repeat(np.arange(len(lengths)), lengths), _values(lists, part)
-
-
-def _values(lists: Ragged, part: slice) -> np.ndarray:
-    return lists.values[lists.offsets[part.start] : lists.offsets[part.stop]]
-
-
 def _distinct(lists: Ragged) -> Int64[np.ndarray, " tasks"]:
-    rows, values = _pairs(lists, slice(0, len(lists.offsets) - 1))
+    rows, values = lists.pairs()
     order = np.lexsort((values, rows))
     rows, values = rows[order], values[order]
     new = np.ones(len(rows), bool)
     new[1:] = (rows[1:] != rows[:-1]) | (values[1:] != values[:-1])
-    return np.bincount(rows[new], minlength=len(lists.offsets) - 1).astype(np.int64)
+    return np.bincount(rows[new], minlength=len(lists)).astype(np.int64)
 
 
 def _rows_of_queries(
@@ -294,7 +382,7 @@ def _steps(n_tasks: int, chunk: int, progress: bool, label: str) -> Any:
         return starts
     from tqdm.auto import tqdm
 
-    return tqdm(starts, desc=label, unit="chunk", leave=False)
+    return tqdm(starts, desc=label, unit="task" if chunk == 1 else "chunk", leave=False)
 
 
 def _mean(values: Float64[np.ndarray, " n"]) -> float:

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Float64, Int64, Integer, Shaped
+from jaxtyping import Float, Float32, Float64, Int64, Integer, Shaped
 
 from metarec.errors import ConfigError, EpisodeError, ScoreError, did_you_mean
 
@@ -290,6 +290,31 @@ class SortedScores:
         n_above = np.bincount(rows[~tied], minlength=n_tasks)
         share = (cutoff - n_above) / np.maximum(n_tied, 1)
         return rows, columns, np.where(tied, share[rows], 1.0)
+
+
+def check_scores(
+    scores: Any, tasks: Integer[np.ndarray, " tasks"], n_candidates: int, learner: str
+) -> Float32[np.ndarray, "tasks c"]:
+    """Returns what a learner's `score` gave if it is [T, C] float32 without NaN.
+
+    Args:
+        scores: what it gave.
+        tasks: [T] the tasks that were scored, for the message.
+        n_candidates: C, the candidates that were scored.
+        learner: its name, for the message.
+
+    Raises:
+        ScoreError: if it is anything else.
+    """
+    expected = (len(tasks), n_candidates)
+    shape, dtype = getattr(scores, "shape", None), getattr(scores, "dtype", None)
+    if not isinstance(scores, np.ndarray) or dtype != np.float32 or shape != expected:
+        raise ScoreError(
+            f"{learner}.score must return a float32 NumPy array [tasks, candidates] = "
+            f"{list(expected)}, not {type(scores).__name__} of dtype {dtype} and shape {shape}"
+        )
+    check_not_nan(scores, tasks, learner)
+    return scores
 
 
 def check_not_nan(

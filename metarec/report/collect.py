@@ -227,6 +227,10 @@ def _setting(record: Record) -> dict[str, Any]:
     setting |= {f"split.{name}": value for name, value in _fields(config.split).items()}
     for name in ("feedback", "threshold", "k_shot", "order"):
         setting[f"episode.{name}"] = getattr(config.episode, name)
+    evaluation, retriever = config.evaluation, config.evaluation.retriever
+    setting["evaluation.shortlist"] = evaluation.shortlist
+    drawn_by = None if retriever is None else (retriever.target, retriever.arguments)
+    setting["evaluation.retriever"] = drawn_by
     return setting
 
 

@@ -153,30 +153,33 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         conform(self, "learner")
-        if not re.fullmatch(r"[A-Za-z0-9_.]+", self.name):
-            raise ConfigError(
-                f"learner.name={self.name!r}: it names folders; use letters, digits, _ and ."
-            )
-        for argument, values in self.search.items():
-            if not isinstance(values, list | tuple) or not values:
-                raise ConfigError(
-                    f"learner.search.{argument}={values!r}: a list of the values to try is needed"
-                )
+        _check_learner(self.name, self.search, "learner")
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> LearnerConfig:
-        """Takes name, _target_ and search; all other keys are arguments of the class."""
+    def from_dict(cls, values: Mapping[str, Any], section: str = "learner") -> LearnerConfig:
+        """Takes name, _target_ and search; all other keys are arguments of the class.
+
+        Args:
+            values: by key.
+            section: where they stand in the configuration, for messages.
+
+        Raises:
+            ConfigError: for a value that cannot be, naming its key.
+        """
         rest = dict(values)
         for key in ("name", "_target_"):
             if key not in rest:
+                group = "learner" if section == "learner" else f"learner/best/binary@{section}"
                 raise ConfigError(
-                    f"learner.{key} is missing; choose a learner, as in learner=ease, or give "
-                    "learner.name and learner._target_"
+                    f"{section}.{key} is missing; choose a learner, as in {group}=ease, or give "
+                    f"{section}.name and {section}._target_"
                 )
         name, target = rest.pop("name"), rest.pop("_target_")
         search = rest.pop("search", None) or {}
         values = {"name": name, "target": target, "search": search, "arguments": rest}
-        return cls(**conformed(values, cls, "learner"))
+        fitting = conformed(values, cls, section)
+        _check_learner(fitting["name"], fitting["search"], section)
+        return cls(**fitting)
 
     def to_dict(self) -> dict[str, Any]:
         """The inverse of `from_dict`."""
@@ -217,6 +220,11 @@ class EvaluationConfig:
         curve_regimes: regimes of the curve of user tasks; empty for no curve.
         parts: `validation`, `test`, or both.
         chunk: tasks that are adapted and scored at once: less needs less memory.
+        shortlist: candidates that a retriever draws for each task and the learner reranks; 0: the
+            learner ranks the whole catalogue.
+        retriever: the learner that draws them, one that is fitted without training.
+        tasks: tasks of a regime at the most, drawn once by `split.seed`, so that they are the same
+            for every learner and every seed of a run; None for all.
     """
 
     regimes: tuple[Regime, ...] = ("warm", "user_cold", "item_cold", "both_cold")
@@ -226,10 +234,27 @@ class EvaluationConfig:
     curve_regimes: tuple[Regime, ...] = ("user_cold",)
     parts: tuple[Part, ...] = ("validation", "test")
     chunk: int = 16
+    shortlist: int = 0
+    retriever: LearnerConfig | None = None
+    tasks: int | None = None
 
     def __post_init__(self) -> None:
         conform(self, "evaluation")
         _at_least("evaluation.chunk", self.chunk, 1)
+        _at_least("evaluation.shortlist", self.shortlist, 0)
+        _at_least("evaluation.tasks", 1 if self.tasks is None else self.tasks, 1)
+        if self.shortlist and self.retriever is None:
+            raise ConfigError(
+                f"evaluation.shortlist={self.shortlist} needs a learner that draws it: choose "
+                "evaluation=rerank, add +learner/best/binary@evaluation.retriever=item_knn, or set "
+                "evaluation.shortlist=0 to rank the whole catalogue"
+            )
+        if self.retriever is not None and not self.shortlist:
+            raise ConfigError(
+                f"evaluation.retriever={self.retriever.name} has nothing to draw with "
+                "evaluation.shortlist=0: set evaluation.shortlist=100, or leave the retriever out "
+                "(choose another evaluation, or set evaluation.retriever=null)"
+            )
         for name, least in (("cutoffs", 1), ("k_curve", 0), ("item_k_curve", 0)):
             values = getattr(self, name)
             if len(set(values)) < len(values) or min(values, default=least) < least:
@@ -285,7 +310,8 @@ class RunConfig:
 
         Args:
             values: section to its keys; what is left out has its default. The section `learner` has
-                `name`, `_target_`, optionally `search`, and the arguments of the class.
+                `name`, `_target_`, optionally `search`, and the arguments of the class, and so has
+                `evaluation.retriever`.
 
         Raises:
             ConfigError: for an unknown key, naming it and the nearest known one, or a value that
@@ -319,11 +345,17 @@ class RunConfig:
             feature_key: of the features; "" if the learner needs none.
 
         Returns:
-            SHA-256 in hexadecimal over this configuration without `experiment` and
-            `learner.search`, the checksum and the key.
+            SHA-256 in hexadecimal over this configuration without `experiment` and the `search` of
+            learner and retriever, the checksum and the key.
         """
         content = self.to_dict()
         del content["experiment"], content["learner"]["search"]
+        evaluation = content["evaluation"]
+        if evaluation["retriever"] is not None:
+            del evaluation["retriever"]["search"]
+        for name in _LATER:
+            if evaluation[name] == getattr(EvaluationConfig, name):
+                del evaluation[name]
         content |= {"data_checksum": data_checksum, "feature_key": feature_key}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -337,6 +369,22 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "backend": BackendConfig,
     "evaluation": EvaluationConfig,
 }
+
+
+# Without them, a run has the name that it had before there were these.
+_LATER = ("shortlist", "retriever", "tasks")
+
+
+def _check_learner(name: str, search: Mapping[str, Any], section: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9_.]+", name):
+        raise ConfigError(
+            f"{section}.name={name!r}: it names folders; use letters, digits, _ and ."
+        )
+    for argument, values in search.items():
+        if not isinstance(values, list | tuple) or not values:
+            raise ConfigError(
+                f"{section}.search.{argument}={values!r}: a list of the values to try is needed"
+            )
 
 
 def _at_least(key: str, value: int, least: int) -> None:

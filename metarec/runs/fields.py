@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from metarec.errors import ConfigError, did_you_mean
@@ -14,7 +14,8 @@ from metarec.errors import ConfigError, did_you_mean
 def conform(instance: Any, section: str) -> None:
     """Turns the fields of a frozen dataclass into the types that they are annotated with.
 
-    Lists become tuples and whole numbers floats where that is what is needed; nothing else changes.
+    Lists become tuples, whole numbers floats, and mappings the dataclass that is read from them,
+    where that is what is needed; nothing else changes.
 
     Args:
         instance: in its `__post_init__`.
@@ -91,6 +92,8 @@ def _fit(value: Any, hint: Any, key: str) -> Any:
         raise _UnfitError
     if isinstance(value, hint):
         return value
+    if is_dataclass(hint) and hasattr(hint, "from_dict") and isinstance(value, Mapping):
+        return hint.from_dict(value, key)
     raise _UnfitError
 
 
@@ -116,5 +119,7 @@ def _describe(hint: Any) -> str:
         return f"a list of {len(arguments)} numbers"
     if origin is not None:
         return "a mapping"
+    if is_dataclass(hint):
+        return "a section of keys"
     names = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
     return names.get(hint, "null" if hint is type(None) else f"a {hint.__name__}")

@@ -1,22 +1,24 @@
-"""From `learner.target` to a learner: the class is imported and its arguments are checked."""
+"""From a `LearnerConfig` to a learner: the class is imported and its arguments are checked."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import inspect
+from dataclasses import replace
 from typing import Any
 
 from metarec.errors import ConfigError, did_you_mean
-from metarec.learner import Learner
+from metarec.learner import Learner, check_served
 from metarec.runs.config import RunConfig
 
 
-def learner_class(config: RunConfig) -> type[Any]:
+def learner_class(config: RunConfig, section: str = "learner") -> type[Any]:
     """Imports the class of a run's learner.
 
     Args:
         config: whose `learner.target` is `module.Class` or `module:Class`.
+        section: where the learner stands in the configuration, for messages.
 
     Raises:
         ConfigError: if there is no such module or class, or the backend does not have the learner.
@@ -29,40 +31,65 @@ def learner_class(config: RunConfig) -> type[Any]:
                 f"backend=jax: there is no learner {config.learner.name!r} in JAX yet; choose "
                 "backend=torch"
             )
-        raise ConfigError(f"learner._target_={target!r}: there is no module {module_name!r}")
+        raise ConfigError(f"{section}._target_={target!r}: there is no module {module_name!r}")
     module = importlib.import_module(module_name)
     found = getattr(module, name, None)
     if not inspect.isclass(found):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)]
         raise ConfigError(
-            f"learner._target_={target!r}: {module_name} has no class {name!r}"
+            f"{section}._target_={target!r}: {module_name} has no class {name!r}"
             f"{did_you_mean(name, classes)}"
         )
     return found
 
 
-def build_learner(config: RunConfig) -> Learner:
+def build_learner(config: RunConfig, section: str = "learner") -> Learner:
     """Makes the learner of a run.
 
     An argument `device` that is not given is `backend.device`; lists become tuples.
 
+    Args:
+        config: of the run.
+        section: where the learner stands in the configuration, for messages.
+
     Raises:
         ConfigError: if the class does not take an argument, naming the nearest that it takes.
     """
-    kind = learner_class(config)
+    kind = learner_class(config, section)
     arguments = dict(config.learner.arguments)
     known = inspect.signature(kind).parameters
-    for section, names in (("learner", arguments), ("learner.search", config.learner.search)):
+    for place, names in ((section, arguments), (f"{section}.search", config.learner.search)):
         for argument in names:
             if argument not in known:
                 raise ConfigError(
-                    f"{section}.{argument}: {kind.__name__} has no argument {argument!r}"
+                    f"{place}.{argument}: {kind.__name__} has no argument {argument!r}"
                     f"{did_you_mean(argument, known)}"
                 )
     if "device" in known:
         arguments.setdefault("device", config.backend.device)
     learner: Learner = kind(**{name: _tuples(value) for name, value in arguments.items()})
     return learner
+
+
+def build_retriever(config: RunConfig) -> Learner | None:
+    """Makes the learner that draws the shortlists of a run; None where there are none.
+
+    Raises:
+        ConfigError: if it would have to be trained, or as `build_learner`.
+        LearnerError: if it does not serve the tasks or the feedback of the run.
+    """
+    chosen = config.evaluation.retriever
+    if chosen is None:
+        return None
+    section = "evaluation.retriever"
+    retriever = build_learner(replace(config, learner=chosen), section)
+    if retriever.trained:
+        raise ConfigError(
+            f"{section}={chosen.name} would have to be trained first; choose a baseline, which is "
+            f"fitted at once, as in learner/best/binary@{section}=item_knn"
+        )
+    check_served(retriever, config.episode.task, config.episode.feedback)
+    return retriever
 
 
 def serves(config: RunConfig) -> bool:

@@ -13,8 +13,10 @@ import pandas as pd
 from metarec.episodes import Ragged
 from metarec.evaluation.episodes import EvaluationEpisodes, evaluation_episodes
 from metarec.evaluation.evaluate import Evaluation, chance, evaluate
+from metarec.evaluation.shortlist import Shortlist
 from metarec.learner import Learner, MetaParameters
 from metarec.runs.config import Part, RunConfig
+from metarec.runs.retrieval import Retrieval
 from metarec.splits import Split
 
 NDCG, RMSE = "catalogue/ndcg@10", "rated/rmse"
@@ -50,7 +52,11 @@ class Measurements:
         metrics: part, regime, metric to its mean over tasks, at `episode.k_shot`.
         without_adaptation: likewise with the adaptation off; empty where there is none.
         chance: part, regime, metric to its exact chance level on the same tasks.
-        counts: part, regime to the number of tasks, and of those left out by reason.
+        counts: part, regime to the number of `tasks`, of those `left_out` by reason, and with a
+            shortlist the mean of its `recall`.
+        seconds_per_task: mean wall seconds that the learner took to `adapt` to a task and to
+            `score` its candidates, over the test tasks of all regimes at `episode.k_shot`; under
+            `curve` likewise by K, as a string. Empty without test.
         selection: what tuning maximises; None without validation.
     """
 
@@ -59,6 +65,7 @@ class Measurements:
     without_adaptation: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     chance: dict[str, dict[str, dict[str, float | None]]] = field(default_factory=dict)
     counts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
+    seconds_per_task: dict[str, Any] = field(default_factory=dict)
     selection: float | None = None
 
 
@@ -67,61 +74,56 @@ def measure_run(
     learner: Learner,
     meta_parameters: MetaParameters,
     split: Split,
+    retrieval: Retrieval,
     progress: bool = False,
 ) -> Measurements:
     """Evaluates a fitted learner on everything that its configuration asks for.
 
     First each part in each regime at `episode.k_shot`, then on test the curve over K, whose
     episodes keep the largest K in reserve and so have nested supports and the same queries. A
-    learner that adapts is evaluated again without adapting on the same episodes.
+    learner that adapts is evaluated again without adapting on the same episodes. Episodes that are
+    asked for twice, such as those of the curve where its largest K is `episode.k_shot`, are
+    measured once.
     """
-    learners: list[tuple[bool, Learner]] = [(True, learner)]
-    if isinstance(learner, Adapting) and learner.adaptation:
-        learners.append((False, learner.without_adaptation()))
-    frames, result = [], Measurements()
-
-    def measure_on(
-        kind: Literal["main", "curve"], episodes: EvaluationEpisodes
-    ) -> Iterator[tuple[bool, Evaluation]]:
-        for adapted, one in learners:
-            done = _evaluate(
-                config, one, meta_parameters, episodes, split, cutoffs_of(config), progress
-            )
-            frames.append(done.per_task.assign(evaluation=kind, adapted=adapted))
-            yield adapted, done
-
+    measuring = _Measuring(config, learner, meta_parameters, split, retrieval, progress)
+    result = Measurements()
+    tested: list[Evaluation] = []
     for part in config.evaluation.parts:
         for regime in regimes_of(config):
-            episodes = draw(config, split, part, regime, config.episode.k_shot)
-            for adapted, done in measure_on("main", episodes):
+            episodes = _limited(config, draw(config, split, part, regime, config.episode.k_shot))
+            found = measuring.of("main", episodes)
+            for adapted, done in found.items():
                 target = result.metrics if adapted else result.without_adaptation
                 target.setdefault(part, {})[regime] = _numbers(done.summary()["mean"])
-            level = chance(episodes, cutoffs_of(config)).drop(columns="task")
-            level = level[[name for name in level if str(name).startswith("catalogue/")]]
-            result.chance.setdefault(part, {})[regime] = _numbers(level.mean())
-            result.counts.setdefault(part, {})[regime] = {
-                "tasks": len(episodes),
-                "left_out": dict(episodes.left_out),
-            }
-    if "test" in config.evaluation.parts:
+            shortlist = retrieval.shortlist(episodes)
+            level = _chance(episodes, cutoffs_of(config), shortlist)
+            result.chance.setdefault(part, {})[regime] = level
+            result.counts.setdefault(part, {})[regime] = _counts(episodes, shortlist)
+            if part == "test":
+                tested.append(found[True])
+    if tested:
+        by_shots: dict[str, list[Evaluation]] = {}
         for episodes in curve(config, split):
-            for _ in measure_on("curve", episodes):
-                pass
-    result.per_task = pd.concat(frames, ignore_index=True)
+            found = measuring.of("curve", episodes)
+            by_shots.setdefault(str(episodes.k_shot), []).append(found[True])
+        seconds = {shots: _seconds_per_task(found) for shots, found in by_shots.items()}
+        result.seconds_per_task = {**_seconds_per_task(tested), "curve": seconds}
+    result.per_task = pd.concat(measuring.frames, ignore_index=True)
     if "validation" in result.metrics:
         result.selection = _selection(config, learner, result.metrics["validation"])
     return result
 
 
 def validator(
-    config: RunConfig, learner: Learner, split: Split
+    config: RunConfig, learner: Learner, split: Split, retrieval: Retrieval
 ) -> Callable[[MetaParameters], float] | None:
     """The look at meta-validation that stops a training early.
 
     Returns:
         A function from meta-parameters to the selection metric on at most 64 tasks a regime: the
         mean over the cold regimes of nDCG@10 in the catalogue, or of minus the RMSE for a learner
-        that predicts ratings from rating feedback. None where the split has no validation.
+        that predicts ratings from rating feedback and ranks the whole catalogue. None where the
+        split has no validation.
     """
     if len(split.rows("validation")) == 0:
         return None
@@ -133,14 +135,16 @@ def validator(
         )
         for regime in _selecting(config)
     }
+    # now, so that no retriever is fitted on the clock of the learner
+    shortlists = {regime: retrieval.shortlist(one) for regime, one in episodes.items()}
 
     def validate(meta_parameters: MetaParameters) -> float:
-        metrics = {
-            regime: _numbers(
-                _evaluate(config, learner, meta_parameters, one, split, (10,)).summary()["mean"]
+        metrics = {}
+        for regime, one in episodes.items():
+            found = _evaluate(
+                config, learner, meta_parameters, one, split, (10,), shortlists[regime]
             )
-            for regime, one in episodes.items()
-        }
+            metrics[regime] = _numbers(found.summary()["mean"])
         value = _selection(config, learner, metrics)
         return -math.inf if value is None else value
 
@@ -166,7 +170,7 @@ def curve(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
         return
     for regime in regimes:
         for k_shot in shots:
-            yield draw(config, split, "test", regime, k_shot, reserve=max(shots))
+            yield _limited(config, draw(config, split, "test", regime, k_shot, max(shots)))
 
 
 def draw(
@@ -200,7 +204,7 @@ def some_tasks(episodes: EvaluationEpisodes, count: int, seed: int) -> Evaluatio
     rows = np.sort(np.random.default_rng(seed).choice(len(episodes), count, replace=False))
 
     def pick(lists: Ragged) -> Ragged:
-        chosen = [lists[row] for row in rows]
+        chosen = [lists[row] for row in rows.tolist()]
         offsets = np.concatenate([[0], np.cumsum([len(one) for one in chosen])])
         return Ragged(offsets.astype(np.int64), np.concatenate(chosen))
 
@@ -215,6 +219,59 @@ def some_tasks(episodes: EvaluationEpisodes, count: int, seed: int) -> Evaluatio
     )
 
 
+class _Measuring:
+    """Evaluates a learner on episodes, with and without adapting; once on those that come again.
+
+    Args:
+        config: of the run, and so the others.
+
+    Attributes:
+        frames: the rows of all evaluations that were asked for.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        learner: Learner,
+        meta_parameters: MetaParameters,
+        split: Split,
+        retrieval: Retrieval,
+        progress: bool,
+    ) -> None:
+        self.config, self.meta_parameters, self.split = config, meta_parameters, split
+        self.retrieval, self.progress = retrieval, progress
+        self.learners = {True: learner}
+        if isinstance(learner, Adapting) and learner.adaptation:
+            self.learners[False] = learner.without_adaptation()
+        self.frames: list[pd.DataFrame] = []
+        self._done: dict[str, dict[bool, Evaluation]] = {}
+
+    def of(
+        self, kind: Literal["main", "curve"], episodes: EvaluationEpisodes
+    ) -> dict[bool, Evaluation]:
+        """The evaluation on some episodes by whether the learner adapts; keeps their rows."""
+        if episodes.key not in self._done:
+            self._done[episodes.key] = {
+                adapted: self._evaluated(learner, episodes)
+                for adapted, learner in self.learners.items()
+            }
+        for adapted, done in self._done[episodes.key].items():
+            self.frames.append(done.per_task.assign(evaluation=kind, adapted=adapted))
+        return self._done[episodes.key]
+
+    def _evaluated(self, learner: Learner, episodes: EvaluationEpisodes) -> Evaluation:
+        return _evaluate(
+            self.config,
+            learner,
+            self.meta_parameters,
+            episodes,
+            self.split,
+            cutoffs_of(self.config),
+            self.retrieval.shortlist(episodes),
+            self.progress,
+        )
+
+
 def _evaluate(
     config: RunConfig,
     learner: Learner,
@@ -222,6 +279,7 @@ def _evaluate(
     episodes: EvaluationEpisodes,
     split: Split,
     cutoffs: tuple[int, ...],
+    shortlist: Shortlist | None,
     progress: bool = False,
 ) -> Evaluation:
     return evaluate(
@@ -232,7 +290,39 @@ def _evaluate(
         chunk=config.evaluation.chunk,
         progress=progress,
         rating_scale=split.dataset.rating_scale,
+        shortlist=shortlist,
     )
+
+
+def _limited(config: RunConfig, episodes: EvaluationEpisodes) -> EvaluationEpisodes:
+    """At most `evaluation.tasks` of the tasks: for every learner and every seed the same ones."""
+    most = config.evaluation.tasks
+    if most is None or len(episodes) <= most:
+        return episodes
+    left_out = {**episodes.left_out, "beyond evaluation.tasks": len(episodes) - most}
+    return replace(some_tasks(episodes, most, config.split.seed), left_out=left_out)
+
+
+def _chance(
+    episodes: EvaluationEpisodes, cutoffs: tuple[int, ...], shortlist: Shortlist | None
+) -> dict[str, float | None]:
+    level = chance(episodes, cutoffs, shortlist).mean()
+    return _numbers(level[[name for name in level.index if name.startswith("catalogue/")]])
+
+
+def _counts(episodes: EvaluationEpisodes, shortlist: Shortlist | None) -> dict[str, Any]:
+    counts: dict[str, Any] = {"tasks": len(episodes), "left_out": dict(episodes.left_out)}
+    if shortlist is not None:
+        counts |= _numbers(pd.Series({"recall": pd.Series(shortlist.recall(episodes)).mean()}))
+    return counts
+
+
+def _seconds_per_task(evaluations: Sequence[Evaluation]) -> dict[str, float]:
+    tasks = sum(len(one.per_task) for one in evaluations)
+    return {
+        name: math.fsum(one.seconds[name] for one in evaluations) / tasks
+        for name in ("adapt", "score")
+    }
 
 
 def _selecting(config: RunConfig) -> Sequence[str]:
@@ -245,7 +335,9 @@ def _selection(
     config: RunConfig, learner: Learner, metrics: Mapping[str, Mapping[str, float | None]]
 ) -> float | None:
     feedback = config.episode.feedback
-    by_error = feedback == "rating" and learner.predicts(feedback) == "rating"
+    predicted = feedback == "rating" and learner.predicts(feedback) == "rating"
+    # ranks behind a shortlist are no ratings
+    by_error = predicted and not config.evaluation.shortlist
     values = [metrics[regime].get(RMSE if by_error else NDCG) for regime in _selecting(config)]
     known = [value for value in values if value is not None]
     if not known:

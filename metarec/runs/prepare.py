@@ -25,7 +25,15 @@ from metarec.learner import MetaParameters, Training
 from metarec.runs.config import BackendConfig, DataConfig, RunConfig, TextConfig
 from metarec.runs.resume import Checkpointer
 from metarec.splits import Split
-from metarec.text import FeatureStore, Template, TextEncoder, default_template, resolve
+from metarec.text import (
+    EncoderSettings,
+    FeatureStore,
+    Template,
+    TextEncoder,
+    default_template,
+    resolve,
+    title_template,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +48,8 @@ class Materials:
         feature_key: covers the checkpoint, the settings of the encoder and every text; "" without
             features.
         attributes: categorical attributes of the items, None where there are none.
+        titles: what names each item in a sentence; empty where there are no titles.
+        encoder: what made the features; None without features.
     """
 
     split: Split
@@ -48,6 +58,8 @@ class Materials:
     features: Features | None
     feature_key: str
     attributes: Attributes | None = None
+    titles: tuple[str, ...] = ()
+    encoder: EncoderSettings | None = None
 
     @property
     def dataset(self) -> Dataset:
@@ -73,6 +85,7 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     text_key = _key(data_key, config.text.template)
     texts = _once("texts", text_key, lambda: _render(config.text, dataset))
     attributes = _once("attributes", split_key, lambda: build_attributes(split))
+    titles = _once("titles", data_key, lambda: _titles(dataset))
     if not needs_features:
         return Materials(split, texts, checksum, None, "", attributes)
     if not any(texts):
@@ -90,7 +103,8 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
         features_key,
         lambda: build_features(split, vectors, episode.task, episode.feedback, episode.threshold),
     )
-    return Materials(split, texts, checksum, features, feature_key, attributes)
+    encoder = _once("encoder", encode_key, lambda: _settings(config.text))
+    return Materials(split, texts, checksum, features, feature_key, attributes, titles, encoder)
 
 
 def training_of(
@@ -135,6 +149,8 @@ def training_of(
         seed=config.seed,
         progress=progress,
         attributes=materials.attributes,
+        titles=materials.titles,
+        encoder=materials.encoder,
     )
 
 
@@ -171,6 +187,16 @@ def _render(config: TextConfig, dataset: Dataset) -> tuple[str, ...]:
     if template is None:
         return ("",) * dataset.n_items
     return template.render(dataset.item_text).texts
+
+
+def _titles(dataset: Dataset) -> tuple[str, ...]:
+    template = title_template(dataset)
+    return () if template is None else template.render(dataset.item_text).texts
+
+
+def _settings(config: TextConfig) -> EncoderSettings:
+    checkpoint = resolve(config.checkpoint, config.download)
+    return EncoderSettings(checkpoint, config.pooling, config.max_length, config.normalise)
 
 
 def _encode(

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from metarec.writing import replacing
 
 _STATE = "state.safetensors"
 
@@ -90,29 +89,3 @@ def write_text(file: Path, content: str) -> None:
     """Writes a text file, atomically."""
     with replacing(file) as temporary:
         temporary.write_text(content, encoding="utf-8")
-
-
-@contextmanager
-def replacing(file: Path) -> Iterator[Path]:
-    """A name to write to, which takes the place of `file` once all is written.
-
-    Args:
-        file: what is to be replaced; its folder is made.
-
-    Yields:
-        A name of its own in the same folder, so that two processes do not meet and the renaming
-        stays within one file system.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        # mkstemp's file is the owner's alone; results are to be read by whom the umask allows
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

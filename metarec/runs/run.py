@@ -13,7 +13,7 @@ from typing import Any
 from metarec.learner import Learner, check_served
 from metarec.runs import environment
 from metarec.runs.config import RunConfig
-from metarec.runs.learners import build_learner
+from metarec.runs.learners import build_learner, build_retriever
 from metarec.runs.prepare import Materials, prepare, training_of
 from metarec.runs.resume import Checkpointer
 from metarec.runs.share import taken_over
@@ -56,7 +56,9 @@ def run(
     try:
         learner = build_learner(config)
         check_served(learner, config.episode.task, config.episode.feedback)
-        materials = prepare(config, learner.needs_features, progress)
+        retriever = build_retriever(config)
+        needing = [one for one in (learner, retriever) if one is not None and one.needs_features]
+        materials = prepare(config, bool(needing), progress)
         hash_ = config.hash(materials.data_checksum, materials.feature_key)
         path = root / run_name(config, hash_)
         shutil.rmtree(provisional, ignore_errors=True)
@@ -93,16 +95,18 @@ def _run(
 ) -> Record:
     # evaluation takes pandas and more along, which skipping a finished run does not need
     from metarec.runs.measure import measure_run, validator
+    from metarec.runs.retrieval import Retrieval
 
     checkpointer = Checkpointer(path / "training", environment.code_hash())
     if not resume:
         checkpointer.discard()
-    validate = validator(config, learner, materials.split) if learner.trained else None
+    retrieval = Retrieval(config, materials, progress)
+    validate = validator(config, learner, materials.split, retrieval) if learner.trained else None
     training = training_of(config, materials, validate, checkpointer, progress)
     start = time.perf_counter()
     meta_parameters = learner.fit(training)
     fitted = time.perf_counter()
-    measured = measure_run(config, learner, meta_parameters, materials.split, progress)
+    measured = measure_run(config, learner, meta_parameters, materials.split, retrieval, progress)
     end = time.perf_counter()
     content = _common(config, hash_, materials) | {
         "status": "finished",
@@ -111,6 +115,7 @@ def _run(
         "chance": measured.chance,
         "selection": measured.selection,
         "counts": measured.counts,
+        "seconds_per_task": measured.seconds_per_task,
         "log": [
             {name: value if math.isfinite(value) else None for name, value in entry.items()}
             for entry in training.log

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from metarec.runs import environment
 from metarec.runs.config import RunConfig
 from metarec.runs.prepare import Materials
-from metarec.runs.resume import replacing
 from metarec.runs.store import RECORD, Record, is_finished, read_record
+from metarec.writing import replacing
 
 
 def taken_over(
@@ -62,6 +63,7 @@ def covers(measured: RunConfig, wanted: RunConfig) -> bool:
     return (
         set(want.parts) <= set(have.parts)
         and {*want.cutoffs, 10} <= {*have.cutoffs, 10}
+        and _ranked(wanted) == _ranked(measured)
         and (not curve or curve == _curve(measured))
     )
 
@@ -80,6 +82,13 @@ def _curve(config: RunConfig) -> tuple[Any, ...]:
     if "test" not in evaluation.parts or not evaluation.curve_regimes or not shots:
         return ()
     return shots, () if of_items else tuple(sorted(evaluation.curve_regimes))
+
+
+def _ranked(config: RunConfig) -> tuple[Any, ...]:
+    """What is ranked, and for how many tasks: the shortlist, who draws it, and the limit."""
+    evaluation, retriever = config.evaluation, config.evaluation.retriever
+    drawn_by = None if retriever is None else replace(retriever, search={})
+    return evaluation.shortlist, drawn_by, evaluation.tasks
 
 
 def _finished(folder: Path, config: RunConfig) -> Iterator[Record]:

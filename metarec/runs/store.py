@@ -13,7 +13,8 @@ import numpy as np
 
 from metarec.errors import ConfigError, RunError
 from metarec.runs.config import RunConfig
-from metarec.runs.resume import load_tensors, replacing, save_tensors, write_text
+from metarec.runs.resume import load_tensors, save_tensors, write_text
+from metarec.writing import replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,6 +93,11 @@ class Record:
     def seconds(self) -> Mapping[str, float]:
         """`fit`, `evaluate` and `total`."""
         return dict(self.content.get("seconds", {}))
+
+    @property
+    def seconds_per_task(self) -> Mapping[str, Any]:
+        """Mean seconds of a test task: `adapt` and `score`, and under `curve` the same by K."""
+        return dict(self.content.get("seconds_per_task", {}))
 
     @property
     def log(self) -> list[dict[str, float]]:

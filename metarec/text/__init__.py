@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from metarec.text.checkpoint import Checkpoint, resolve
 from metarec.text.store import FeatureStore, StoreError, TextEncoder
-from metarec.text.templates import RenderedText, Template, default_template
+from metarec.text.templates import RenderedText, Template, default_template, title_template
 from metarec.text.tokens import EncoderSettings, Tokenizer, encode_by_length
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "default_template",
     "encode_by_length",
     "resolve",
+    "title_template",
 ]

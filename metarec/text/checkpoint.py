@@ -26,7 +26,14 @@ _TOKENIZER = (
     "special_tokens_map.json",
     "added_tokens.json",
 )
-_WANTED = f"config.json, {_WEIGHTS} and {' or '.join(_VOCABULARIES)}"
+# Alone a vocab.txt does not tell whether text is to be lower-cased.
+_WANTED = (
+    f"config.json, {_WEIGHTS} and the tokenizer (tokenizer.json, or vocab.txt with "
+    "tokenizer_config.json)"
+)
+
+_TIMEOUT = 10.0
+"""Seconds that the hub may take to answer at all."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,8 @@ def resolve(name_or_folder: str | Path = DEFAULT, download: bool = False) -> Che
     if isinstance(name_or_folder, Path) or folder.exists() or _looks_like_a_path(name):
         raise TextError(
             f"checkpoint folder {folder} is not there or is no folder; place {_WANTED} in it, or "
-            f"give another folder, {DEFAULT!r}, or the name of a repository on the hub"
+            f"set text.checkpoint to another folder, {DEFAULT!r}, or the name of a repository on "
+            "the hub"
         )
     return _checked(_cached(name, download), name)
 
@@ -98,30 +106,60 @@ def _packaged() -> Checkpoint:
 
 def _cached(name: str, download: bool) -> Path:
     # Half a second that only hub names should cost.
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError
 
     # Named one by one, so that a download leaves out the same weights in other formats.
     files = ["config.json", *_TOKENIZER, _WEIGHTS, _SHARDED, "model-*-of-*.safetensors"]
-    place = f"place {_WANTED} in a folder and give that folder instead of the name"
+    in_the_way = _in_the_way(name) if download else None
+    local = in_the_way is not None or not download
+    # the HTTP clients of the hub's versions have errors of their own
+    expected = Exception if download else OSError
     try:
-        return Path(snapshot_download(name, allow_patterns=files, local_files_only=not download))
+        return Path(snapshot_download(name, allow_patterns=files, local_files_only=local))
     except HFValidationError as error:
         raise TextError(
             f"checkpoint {name!r} is neither {DEFAULT!r}, nor a folder, nor a name that the hub "
             f"allows{did_you_mean(name, [DEFAULT])}"
         ) from error
-    except (LocalEntryNotFoundError, OSError) as error:
+    except expected as error:
+        nearest = "" if "/" in name else did_you_mean(name, [DEFAULT])
+        place = (
+            f"place {_WANTED} from {constants.ENDPOINT}/{name} in a folder and set text.checkpoint "
+            "to that folder"
+        )
+        missing = (
+            f"checkpoint {name!r} is no folder and not in the Hugging Face cache "
+            f"({constants.HF_HUB_CACHE})"
+        )
         if not download:
             raise TextError(
-                f"checkpoint {name!r} is no folder and not in the local Hugging Face cache, and "
-                f"nothing is downloaded unasked: {place}, or pass download=True"
-                f"{did_you_mean(name, [DEFAULT])}"
+                f"{missing}, and nothing is downloaded unasked: set text.download=true "
+                f"(download=True in Python), or {place}{nearest}"
             ) from error
+        cause = in_the_way or error
         raise TextError(
-            f"checkpoint {name!r} could not be downloaded ({error}): check the name and the "
-            f"connection, or {place}"
-        ) from error
+            f"{missing}, and could not be downloaded ({_in_a_line(cause)}): check the name and the "
+            f"connection, or {place}{nearest}"
+        ) from cause
+
+
+def _in_the_way(name: str) -> Exception | None:
+    """What keeps a repository on the hub from being downloaded; None if nothing does.
+
+    Asked first, since `snapshot_download` waits without end for a hub that does not answer.
+    """
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(name, timeout=_TIMEOUT)
+    except Exception as error:
+        return error
+    return None
+
+
+def _in_a_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _checked(folder: Path, name: str) -> Checkpoint:

@@ -64,10 +64,10 @@ class TextEncoder(Protocol):
         ...
 
 
-def default_folder() -> Path:
-    """Returns `features` in the folder that METAREC_CACHE names, or in ~/.cache/metarec."""
+def default_folder(of: str = "features") -> Path:
+    """Returns a folder in that which METAREC_CACHE names, or in ~/.cache/metarec."""
     cache = os.environ.get("METAREC_CACHE")
-    return (Path(cache).expanduser() if cache else Path.home() / ".cache" / "metarec") / "features"
+    return (Path(cache).expanduser() if cache else Path.home() / ".cache" / "metarec") / of
 
 
 def check_texts(texts: Sequence[object]) -> None:

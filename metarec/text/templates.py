@@ -180,6 +180,21 @@ def default_template(dataset: Dataset, of: Literal["items", "users"] = "items") 
     return Template("".join(clauses)) if clauses else None
 
 
+def title_template(dataset: Dataset) -> Template | None:
+    """The template of what names an item in a sentence: its title, name or description alone.
+
+    Args:
+        dataset: whose items have it.
+
+    Returns:
+        The template, or None where there is no such column.
+    """
+    whole = default_template(dataset)
+    if whole is None or whole.fields[0].lower() not in _TITLES:
+        return None
+    return Template(f"{{{whole.fields[0]}}}")
+
+
 def _label(name: str) -> str:
     words = name.replace("_", " ").strip()
     for bracket in "[]":

@@ -87,6 +87,20 @@ class EncoderSettings:
         return hashlib.sha256(json.dumps(self.as_dict(), sort_keys=True).encode()).hexdigest()
 
 
+@dataclass(frozen=True)
+class Pair:
+    """Two texts in one sequence.
+
+    Args:
+        tokens: token numbers, special tokens included.
+        types: 0 for each token of the first text and 1 for each of the second; None where the
+            checkpoint does not tell them apart.
+    """
+
+    tokens: list[int]
+    types: list[int] | None = None
+
+
 class Tokenizer:
     """The tokenizer of a checkpoint, which is read when it is first needed.
 
@@ -98,6 +112,7 @@ class Tokenizer:
     def __init__(self, folder: Path, max_length: int) -> None:
         self.folder = folder
         self.max_length = max_length
+        self._short: dict[str, str] = {}
 
     @property
     def padding(self) -> int:
@@ -117,6 +132,52 @@ class Tokenizer:
             TextError: if an entry is no text, or the tokenizer cannot be loaded.
         """
         return self._tokenise(texts, truncation=True, max_length=self.max_length)
+
+    def tokenise_pairs(self, users: Sequence[str], items: Sequence[str]) -> list[Pair]:
+        """Makes token numbers of a user's and an item's text in one sequence, the item whole.
+
+        What is beyond `max_length` is cut off at the end of the user's text. An item that leaves no
+        room for a user is cut off too, as it would be alone.
+
+        Args:
+            users: n texts.
+            items: n texts.
+
+        Returns:
+            For each pair its token numbers, special tokens included, without padding, and what part
+            each token is of, where the checkpoint tells them apart.
+
+        Raises:
+            TextError: if an entry is no text, or the tokenizer cannot be loaded.
+        """
+        check_texts(users)
+        check_texts(items)
+        if not len(users):
+            return []
+        room = self.max_length - int(self._loaded.num_special_tokens_to_add(pair=True))
+        encoded = self._loaded(
+            list(users),
+            [self._shortened(item, room) for item in items],
+            truncation="only_first",
+            max_length=self.max_length,
+            padding=False,
+            return_attention_mask=False,
+            verbose=False,
+        )
+        tokens = encoded["input_ids"]
+        types = encoded.get("token_type_ids", [None] * len(tokens))
+        return [Pair(*pair) for pair in zip(tokens, types, strict=True)]
+
+    def _shortened(self, item: str, room: int) -> str:
+        """The text as far as so many tokens reach, which leave one for a user's text."""
+        if (found := self._short.get(item)) is None:
+            cut = self._loaded(
+                item, truncation=True, max_length=max(room - 1, 0), add_special_tokens=False,
+                return_offsets_mapping=True, verbose=False,
+            )  # fmt: skip
+            ends = [end for _, end in cut["offset_mapping"]]
+            found = self._short[item] = item[: max(ends, default=0)]
+        return found
 
     def lengths(self, texts: Sequence[str]) -> Int64[np.ndarray, " n"]:
         """Counts the tokens of texts before any is cut off.

@@ -7,7 +7,8 @@ with fast weights, as often as an inner loop asks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,12 +16,17 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from metarec.errors import LearnerError, did_you_mean
 from metarec.text.checkpoint import Checkpoint
 from metarec.torch.bert import Attention, load
+from metarec.torch.encoder import pool
 
 Adapts = Literal["head", "bitfit", "last_n", "lora", "adalora", "adapter", "prefix", "full"]
+Precision = Literal["fp32", "bf16", "fp16"]
+Change = Callable[[Tensor], Tensor]
+"""What is done to each tensor, such as to move it to another device."""
 ADAPTS: tuple[Adapts, ...] = (
     *("head", "bitfit", "last_n", "lora", "adalora", "adapter", "prefix", "full"),
 )
@@ -85,21 +91,100 @@ class AdaptedPart:
 
 
 @dataclass(frozen=True)
+class Compute:
+    """How a BERT that adapts is computed; no part of what it computes, but for rounding.
+
+    Args:
+        precision: `fp32`, or on a GPU `bf16` or `fp16`: matrix products in that type, weights and
+            results in float32 (autocast).
+        checkpointing: keep of each batch of texts only its input, and compute its states again when
+            gradients are needed: memory is that of one batch, for a third more time.
+        compile: whether `torch.compile` makes one program of the layers that adapt.
+    """
+
+    precision: Precision = "fp32"
+    checkpointing: bool = False
+    compile: bool = False
+
+    def check(self, device: torch.device, first_order: bool) -> None:
+        """Refuses what the device or the order does not have.
+
+        Raises:
+            LearnerError: naming the way out.
+        """
+        if self.precision != "fp32" and device.type == "cpu":
+            raise LearnerError(
+                f"learner.precision={self.precision} needs a GPU: on a CPU it is slower than fp32; "
+                "choose learner.precision=fp32"
+            )
+        if self.precision == "bf16" and device.type == "cuda" and not _has_bf16():
+            raise LearnerError(
+                "learner.precision=bf16: this GPU has no bf16; choose learner.precision=fp16 or "
+                "fp32"
+            )
+        if self.compile and not first_order:
+            raise LearnerError(
+                "learner.compile=true has no second derivative; choose learner.first_order=true or "
+                "learner.compile=false"
+            )
+
+
+@dataclass(frozen=True)
 class Prefix:
-    """What is known of n texts before anything adapts.
+    """What is known of a batch of n texts before anything adapts.
 
     Args:
         values: [n, L, D] token states below the lowest adapted layer; [n, L] token numbers where
-            the embeddings adapt.
+            the embeddings adapt, or nothing was computed yet.
         mask: [n, L] 1 where there is a token, 0 on padding.
+        types: [n, L] which of two texts each token is of; None where there is one.
     """
 
     values: Tensor
     mask: Int64[Tensor, "n length"]
+    types: Int64[Tensor, "n length"] | None = None
 
-    def __getitem__(self, rows: Any) -> Prefix:
-        """The same of some texts."""
-        return Prefix(self.values[rows], self.mask[rows])
+    def map(self, change: Change) -> Prefix:
+        """The same with each tensor changed."""
+        types = None if self.types is None else change(self.types)
+        return Prefix(change(self.values), change(self.mask), types)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """N texts in batches of similar length, so that little is padded.
+
+    Args:
+        batches: of the texts, the longest first.
+        order: [N] the place of each text among those of the batches, one after another.
+    """
+
+    batches: tuple[Prefix, ...]
+    order: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.order)
+
+    def map(self, change: Change) -> Texts:
+        """The same with each tensor changed."""
+        return Texts(tuple(batch.map(change) for batch in self.batches), change(self.order))
+
+
+def by_length(lengths: Int64[np.ndarray, " n"], size: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Rows of texts in batches of similar length, the longest first.
+
+    Args:
+        lengths: [n] tokens of each text.
+        size: texts of a batch; the last may have fewer.
+
+    Returns:
+        The rows of each batch, and [n] the place of each text among them.
+    """
+    rows = np.argsort(-lengths, kind="stable")
+    place = np.empty(len(rows), np.int64)
+    place[rows] = np.arange(len(rows))
+    return [rows[start : start + size] for start in range(0, len(rows), size)], place
 
 
 class AdaptedBert:
@@ -112,6 +197,9 @@ class AdaptedBert:
         rng: draws the weights that are not pretrained.
         attention: `eager` where second derivatives are wanted.
         device: where it computes.
+        compute: how.
+        first_only: whether only the state of the first token, [CLS], is wanted: the last layer then
+            computes it alone, which is the same for a sixth of the products.
 
     Attributes:
         initial: the weights that adapt, by name.
@@ -130,16 +218,20 @@ class AdaptedBert:
         rng: np.random.Generator,
         attention: Attention = "sdpa",
         device: torch.device | str = "cpu",
+        compute: Compute | None = None,
+        first_only: bool = False,
     ) -> None:
         # transformers, peft and torch's own layers draw from torch's global state: it stays
         with torch.random.fork_rng(devices=[]):
             self._model = load(checkpoint.folder, attention).to(device)
-            self._upper, self.frozen = _upper_of(self._model, part, checkpoint.name)
-            adapts = _prepare(self._upper.to(device), self._model, part, rng)
+            self._upper, self.frozen = _upper_of(self._model, part, checkpoint.name, first_only)
+            adapts = _prepare(self._upper.to(device), part, self._model.config.hidden_size, rng)
         self.part, self.checkpoint, self.device = part, checkpoint, torch.device(device)
+        self.compute = compute or Compute()
         self.embedding_size: int = self._model.config.hidden_size
         # clones: they may be moved, and the module's own stay pretrained
         self.initial = {name: value.detach().clone() for name, value in adapts.items()}
+        self._adapted = torch.compile(self._upwards) if self.compute.compile else self._upwards
 
     @property
     def parameters(self) -> int:
@@ -147,48 +239,94 @@ class AdaptedBert:
         return sum(value.numel() for value in self.initial.values())
 
     @torch.no_grad()
-    def prefix(self, ids: Int64[Tensor, "n length"], mask: Int64[Tensor, "n length"]) -> Prefix:
+    def prefix(self, batch: Prefix) -> Prefix:
         """Computes what does not adapt: once for each text.
 
         Args:
-            ids: [n, L] token numbers.
-            mask: [n, L] 1 where there is a token, 0 on padding.
+            batch: whose values are [n, L] token numbers.
         """
         if self.part.kind == "full":
-            return Prefix(ids, mask)
-        values = self._model.embeddings(input_ids=ids)
-        if hasattr(self._model, "embeddings_project"):
-            values = self._model.embeddings_project(values)  # ELECTRA's narrower ones
-        added = _added(mask, values.dtype)
-        for layer in self._model.encoder.layer[: self.frozen]:
-            values = layer(values, added)
-        return Prefix(values, mask)
+            return batch
+        given = {"input_ids": batch.values}
+        if batch.types is not None:
+            given["token_type_ids"] = batch.types
+        with self._autocast():
+            values = _embedded(self._model, given)
+            added = _added(batch.mask, values.dtype)
+            for layer in self._model.encoder.layer[: self.frozen]:
+                values = layer(values, added)
+        return Prefix(values.float(), batch.mask)
 
-    def states(
-        self, weights: Mapping[str, Tensor], prefix: Prefix
-    ) -> Float32[Tensor, "n length d"]:
-        """The last hidden states of texts.
+    def states(self, weights: Mapping[str, Tensor], batch: Prefix) -> Float32[Tensor, "n length d"]:
+        """The last hidden states of a batch of texts.
 
         Args:
             weights: those that adapt, all of `initial` by name.
-            prefix: of the texts.
+            batch: of texts, as `prefix` returns it.
 
         Returns:
-            [n, L, D] states; those on padding mean nothing.
+            [n, L, D] states; those on padding mean nothing. [n, 1, D] where only the first are
+            wanted.
         """
-        if self.part.kind == "head":
-            return prefix.values
-        if self.part.kind == "full":
-            given = {"input_ids": prefix.values, "attention_mask": prefix.mask}
-            found: Any = torch.func.functional_call(self._model, dict(weights), (), given)
-            states: Tensor = found.last_hidden_state
-            return states
-        inputs = prefix.values, _added(prefix.mask, prefix.values.dtype)
-        result: Tensor = torch.func.functional_call(self._upper, dict(weights), inputs)
+        if not len(self._upper.layer):
+            return batch.values
+        names, values = list(weights), list(weights.values())
+        if not self.compute.checkpointing or not torch.is_grad_enabled():
+            return self._adapted(batch, names, *values)
+        result: Tensor = checkpoint(
+            self._adapted, batch, names, *values, use_reentrant=False, preserve_rng_state=False
+        )
         return result
 
+    def pooled(
+        self, weights: Mapping[str, Tensor], texts: Texts, pooling: str
+    ) -> Float32[Tensor, "n d"]:
+        """One vector of each text.
 
-def _upper_of(model: Any, part: AdaptedPart, name: str) -> tuple[_Upper, int]:
+        Args:
+            weights: those that adapt.
+            texts: N texts.
+            pooling: as in `metarec.torch.encoder.pool`; `cls` where only the first state is wanted.
+
+        Returns:
+            [N, D] vectors in the order of the texts.
+        """
+        vectors = []
+        for batch in texts.batches:
+            states = self.states(weights, batch)
+            # of the first state alone there is nothing to pool
+            mask = batch.mask[:, : states.shape[1]]
+            vectors.append(pool(states, mask, pooling))
+        return torch.cat(vectors).index_select(0, texts.order)
+
+    def _upwards(self, batch: Prefix, names: list[str], *weights: Tensor) -> Tensor:
+        """What `states` returns; the weights are arguments, so that it can be computed again."""
+        fast = dict(zip(names, weights, strict=True))
+        with self._autocast():
+            inputs = batch.values, _added(batch.mask, torch.float32), batch.types
+            states: Tensor = torch.func.functional_call(self._upper, fast, inputs)
+        return states.float()
+
+    def _autocast(self) -> Any:
+        kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        if self.compute.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, kinds[self.compute.precision])
+
+
+def _has_bf16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def _embedded(model: Any, given: Mapping[str, Tensor]) -> Tensor:
+    """[n, L, D] embeddings of token numbers."""
+    values: Tensor = model.embeddings(**given)
+    if hasattr(model, "embeddings_project"):
+        values = model.embeddings_project(values)  # ELECTRA's narrower ones
+    return values
+
+
+def _upper_of(model: Any, part: AdaptedPart, name: str, first_only: bool) -> tuple[_Upper, int]:
     """The layers from the lowest that adapts, and the number of those below."""
     layers = getattr(getattr(model, "encoder", None), "layer", None)
     if layers is None:
@@ -200,31 +338,57 @@ def _upper_of(model: Any, part: AdaptedPart, name: str) -> tuple[_Upper, int]:
         raise LearnerError(
             f"learner.adapted_layers={part.layers}: checkpoint {name!r} has {len(layers)} layers"
         )
-    frozen = {"head": len(layers), "full": 0}.get(part.kind, len(layers) - part.layers)
-    return _Upper(list(layers)[frozen:], part, model.config, frozen), frozen
+    # the last layer of a frozen BERT is not frozen with the others where it is computed in part
+    of_head = len(layers) - int(first_only)
+    frozen = {"head": of_head, "full": 0}.get(part.kind, len(layers) - part.layers)
+    return _Upper(model, list(layers)[frozen:], part, frozen, first_only), frozen
 
 
 class _Upper(nn.Module):
     """The layers from the lowest that adapts, and what is added to them."""
 
-    def __init__(self, layers: list[nn.Module], part: AdaptedPart, config: Any, below: int) -> None:
+    def __init__(
+        self, model: Any, layers: list[Any], part: AdaptedPart, below: int, first_only: bool
+    ) -> None:
         super().__init__()
         self.layer = nn.ModuleList(layers)
-        self.below = below
+        self.below, self.first_only = below, first_only
         self.prefix: nn.ParameterList | None = None
+        if part.kind == "full":
+            self.embeddings = model.embeddings
+            if hasattr(model, "embeddings_project"):
+                self.embeddings_project = model.embeddings_project
         if part.kind == "prefix":
-            heads = config.num_attention_heads
-            shape = 2, heads, part.prefix_length, config.hidden_size // heads
+            heads, size = model.config.num_attention_heads, model.config.hidden_size
+            shape = 2, heads, part.prefix_length, size // heads
             self.prefix = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for _ in layers)
 
-    def forward(self, values: Tensor, added: Tensor) -> Tensor:
-        """[n, L, D] token states below to those above; `added` to the attention's logits."""
+    def forward(self, values: Tensor, added: Tensor, types: Tensor | None) -> Tensor:
+        """Token states below, or token numbers where embeddings adapt, to those above.
+
+        Args:
+            values: [n, L, D] or [n, L].
+            added: [n, 1, 1, L] to the attention's logits.
+            types: [n, L] for the embeddings.
+        """
+        if hasattr(self, "embeddings"):
+            given = (
+                {"input_ids": values}
+                if types is None
+                else {"input_ids": values, "token_type_ids": types}
+            )
+            values = _embedded(self, given)
         kept = None
         if self.prefix is not None:
             kept = _Attended(dict(enumerate(self.prefix, start=self.below)))
             added = nn.functional.pad(added, (self.prefix[0].shape[2], 0))
-        for layer in self.layer:
-            values = layer(values, added, past_key_values=kept)
+        for number, layer in enumerate(self.layer, start=1):
+            attended: Any = kept
+            last: Any = layer
+            if self.first_only and number == len(self.layer):
+                attended = _Others(last.attention.self, values, kept)
+                values = values[:, :1]
+            values = layer(values, added, past_key_values=attended)
         return values
 
 
@@ -240,6 +404,30 @@ class _Attended:
         """[n, heads, L, d] keys and values with the prefix before them."""
         own = self.prefixes[layer].unsqueeze(1).expand(-1, len(keys), -1, -1, -1)
         return torch.cat([own[0], keys], dim=2), torch.cat([own[1], values], dim=2)
+
+
+class _Others:
+    """Stands in for that cache where one token is computed: it attends to all of its text.
+
+    Args:
+        attention: of the layer.
+        states: [n, L, D] that come into it.
+        kept: a prefix before them.
+    """
+
+    def __init__(self, attention: Any, states: Tensor, kept: _Attended | None) -> None:
+        self.attention, self.states, self.kept = attention, states, kept
+
+    def update(
+        self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """[n, heads, L, d] keys and values of all tokens; given are those of the first."""
+        shape = *self.states.shape[:-1], -1, self.attention.attention_head_size
+        keys, values = (
+            project(self.states).view(shape).transpose(1, 2)
+            for project in (self.attention.key, self.attention.value)
+        )
+        return (keys, values) if self.kept is None else self.kept.update(keys, values, layer)
 
 
 class _Bottleneck(nn.Module):
@@ -259,14 +447,11 @@ _NEW = {"lora": "lora_", "adalora": "lora_", "adapter": ".dense.1.", "prefix": "
 
 
 def _prepare(
-    upper: _Upper, model: Any, part: AdaptedPart, rng: np.random.Generator
+    upper: _Upper, part: AdaptedPart, size: int, rng: np.random.Generator
 ) -> dict[str, Tensor]:
     """Adds what is not pretrained; returns the weights that adapt, by name."""
     if part.kind == "head":
         return {}
-    if part.kind == "full":
-        return {name: p for name, p in model.named_parameters() if not name.startswith("pooler.")}
-    size: int = model.config.hidden_size
     if part.kind in ("lora", "adalora"):
         _inject(upper, part)
     if part.kind == "adapter":
@@ -283,8 +468,8 @@ def _prepare(
 
 
 def _adapts(name: str, kind: str) -> bool:
-    if kind in ("last_n", "bitfit"):
-        return kind == "last_n" or name.endswith(".bias")
+    if kind in ("full", "last_n", "bitfit"):
+        return kind != "bitfit" or name.endswith(".bias")
     # AdaLoRA counts its ranks in a parameter
     return _NEW[kind] in name and "ranknum" not in name
 

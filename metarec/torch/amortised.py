@@ -8,6 +8,7 @@ candidates by it. The outer loop trains both on the queries of episodes; adaptin
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, NamedTuple, TypeVar
@@ -29,7 +30,7 @@ from metarec.episodes import EpisodeBatch
 from metarec.inputs import Inputs, Representation
 from metarec.learner import MetaParameters, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
-from metarec.torch import episodic
+from metarec.torch import batches, episodic
 from metarec.torch.inner_loop import Episodes
 from metarec.torch.training import autograd, train
 
@@ -142,8 +143,12 @@ def fit(
     loss = loops.pointwise(training.feedback)
     inputs = Inputs.fit(training, representation)
 
+    episode_at = batches.ahead(
+        functools.partial(_drawn, inputs, training, device), device, outer.steps
+    )
+
     def loss_of(parameters: dict[str, Tensor], step: int) -> Tensor:
-        episode = episode_of(inputs, training, step, device)
+        episode = episode_at(step)
         scores, penalty = objective(parameters, episode)
         arrays = Episodes(
             episode.shots.vectors, episode.shots.labels, episode.shots.mask,
@@ -166,12 +171,17 @@ def scored_by(encode: Encode[State], decode: Decode[State]) -> Objective:
 
 def episode_of(inputs: Inputs, training: Training, step: int, device: torch.device) -> Episode:
     """The tensors of the episodes of a step."""
+    return batches.sent(_drawn(inputs, training, device, step), device)
+
+
+def _drawn(inputs: Inputs, training: Training, device: torch.device, step: int) -> Episode:
+    """The same, its tensors still on the host."""
     arrays = episode_arrays(inputs, training, step)
     return Episode(
-        shots=Shots(**_tensors(arrays.shots, device)),
-        queries=Queries(**_tensors(arrays.queries, device)),
-        labels=_tensor(arrays.labels, device),
-        mask=_tensor(arrays.mask, device),
+        shots=Shots(**_staged(arrays.shots, device)),
+        queries=Queries(**_staged(arrays.queries, device)),
+        labels=batches.staged(batches.floats(arrays.labels), device),
+        mask=batches.staged(batches.floats(arrays.mask), device),
         batch=arrays.batch,
         rng=arrays.rng,
     )
@@ -188,7 +198,8 @@ def shots_of(
         device: where to put them.
         ignore_support: take no notice of any shot, as if K were 0: the row without adaptation.
     """
-    return Shots(**_tensors(support_arrays(inputs, support, ignore_support), device))
+    arrays = support_arrays(inputs, support, ignore_support)
+    return batches.sent(Shots(**_staged(arrays, device)), device)
 
 
 @torch.no_grad()
@@ -223,25 +234,19 @@ def score(
 ) -> Float32[np.ndarray, "tasks c"]:
     """Decodes a catalogue, chunk by chunk; in the unit of the labels."""
     inputs, device = conditioned.inputs, conditioned.device
-    vectors, extra = inputs.vectors(candidates), inputs.extra_columns(candidates)
+    every = {"vectors": inputs.vectors(candidates), "extra": inputs.extra_columns(candidates)}
+
+    def queries(start: int) -> Queries:
+        rows = {name: array[start : start + CANDIDATES_AT_ONCE] for name, array in every.items()}
+        return batches.sent(Queries(**_staged(rows, device)), device)
+
     parts = [
-        conditioned.decode(
-            conditioned.parameters,
-            conditioned.state,
-            Queries(
-                _tensor(vectors[start : start + CANDIDATES_AT_ONCE], device),
-                _tensor(extra[start : start + CANDIDATES_AT_ONCE], device),
-            ),
-        )
+        conditioned.decode(conditioned.parameters, conditioned.state, queries(start))
         # an empty catalogue is decoded too, for its shape
         for start in range(0, max(len(candidates), 1), CANDIDATES_AT_ONCE)
     ]
     return inputs.to_rating(torch.cat(parts, dim=1).cpu().numpy())
 
 
-def _tensors(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
-    return {name: _tensor(array, device) for name, array in arrays.items()}
-
-
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
+def _staged(arrays: Mapping[str, np.ndarray], device: torch.device) -> dict[str, Tensor]:
+    return {name: batches.staged(batches.floats(array), device) for name, array in arrays.items()}

@@ -15,7 +15,7 @@ from metarec import loops
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import Loss, OuterLoop, OuterLoss
-from metarec.torch import warm_up
+from metarec.torch import batches, warm_up
 from metarec.torch.layers import mlp
 from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
@@ -193,7 +193,7 @@ def outer_loss(
     # the encoder's and the prior's own noise
     latent_size = parameters["decoder0.weight"].shape[0] - 1
     noise = latent_noise(draw.seed, step, (*pairs.content.shape[:-1], latent_size))
-    of_encoder, of_prior = torch.from_numpy(noise).to(pairs.items)
+    of_encoder, of_prior = batches.on_device(noise, draw.device).to(pairs.items.dtype)
     expected, inferred = prior(parameters, pairs.content), posterior(parameters, pairs.items)
     generated = decode(parameters, sample(expected, of_prior), seen)
     cold = draw.cold(pairs.content, step, cold_share).unsqueeze(-1)

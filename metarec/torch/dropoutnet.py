@@ -14,7 +14,7 @@ from metarec import loops
 from metarec.factor_inputs import FactorInputs
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
-from metarec.torch import warm_up
+from metarec.torch import batches, warm_up
 from metarec.torch.layers import mlp
 from metarec.torch.training import Gradients, choose_device
 from metarec.torch.warm_up import (
@@ -186,8 +186,9 @@ def outer_loss(
     if draw.of_items:
         factors["items"] = pairs.folded
     for side in factors:
-        drop = torch.from_numpy(chosen(rng, tuple(factors[side].shape[:2]), dropout))
-        factors[side] = dropped(parameters, side, factors[side], drop.to(draw.device))
+        drawn = chosen(rng, tuple(factors[side].shape[:2]), dropout)
+        drop = batches.on_device(drawn, draw.device)
+        factors[side] = dropped(parameters, side, factors[side], drop)
     embedded = (
         tower(parameters, "users", factors["users"], pairs.profile),
         tower(parameters, "items", factors["items"], pairs.content),

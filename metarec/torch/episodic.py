@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from metarec.learner import (
     Training,
 )
 from metarec.loops import RATE, InnerLoop, Loss, OuterLoop, OuterLoss
-from metarec.torch import inner_loop
+from metarec.torch import batches, inner_loop
 from metarec.torch.catalogue import Catalogue
 from metarec.torch.gram import DualWeights
 from metarec.torch.inner_loop import Episodes, Rates, masked_mean, pointwise_loss
@@ -183,8 +183,10 @@ def fit(
     if adaptation.inner.compile:
         chosen = torch.compile(chosen)
 
+    drawn_at = batches.ahead(functools.partial(_drawn, seen, training, device), device, outer.steps)
+
     def episodes_at(step: int) -> Episodes:
-        return episodes_of(seen, training, step, adaptation.scorer, device)
+        return _assembled(drawn_at(step), adaptation.scorer)
 
     own: Gradients = autograd(lambda parameters, step: chosen(parameters, episodes_at(step), step))
     if gradients is not None:
@@ -200,25 +202,32 @@ def episodes_of(
     inputs: Inputs, training: Training, step: int, scorer: Scorer, device: torch.device
 ) -> Episodes:
     """Assembled inputs of the episodes of a step."""
+    return _assembled(batches.sent(_drawn(inputs, training, device, step), device), scorer)
+
+
+def _drawn(
+    inputs: Inputs, training: Training, device: torch.device, step: int
+) -> dict[str, Tensor]:
+    """The arrays of `EpisodeInputs` of a step, still on the host."""
     rng = np.random.default_rng([training.seed, 3, step])
     arrays = inputs.of_batch(training.sampler.batch(step), rng)
-    tensor = functools.partial(_tensor, device=device)
-    query = tensor(arrays.query)
-    context = tensor(arrays.query_context).unsqueeze(1).expand(-1, query.shape[1], -1, -1)
+    return {
+        one.name: batches.staged(batches.floats(getattr(arrays, one.name)), device)
+        for one in fields(arrays)
+    }
+
+
+def _assembled(drawn: Mapping[str, Tensor], scorer: Scorer) -> Episodes:
+    query = drawn["query"]
+    context = drawn["query_context"].unsqueeze(1).expand(-1, query.shape[1], -1, -1)
     return Episodes(
-        support=scorer.assemble(
-            tensor(arrays.support), tensor(arrays.support_context), tensor(arrays.support_extra)
-        ),
-        support_labels=tensor(arrays.support_labels),
-        support_mask=tensor(arrays.support_mask),
-        query=scorer.assemble(query, context, tensor(arrays.query_extra)),
-        query_labels=tensor(arrays.query_labels),
-        query_mask=tensor(arrays.query_mask),
+        support=scorer.assemble(drawn["support"], drawn["support_context"], drawn["support_extra"]),
+        support_labels=drawn["support_labels"],
+        support_mask=drawn["support_mask"],
+        query=scorer.assemble(query, context, drawn["query_extra"]),
+        query_labels=drawn["query_labels"],
+        query_mask=drawn["query_mask"],
     )
-
-
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32)).to(device)
 
 
 def adapt(
@@ -279,7 +288,8 @@ def shots_of(
     extra = inputs.extra_columns(support.candidates) * support.mask[..., None]
     labels = np.where(support.mask, inputs.targets(support.labels), 0)
     vectors, contexts, extras, targets, mask, context = (
-        _tensor(array, device) for array in (shots, each, extra, labels, support.mask, task)
+        batches.on_device(batches.floats(array), device)
+        for array in (shots, each, extra, labels, support.mask, task)
     )
     return scorer.assemble(vectors, contexts, extras), targets, mask, context
 

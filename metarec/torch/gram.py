@@ -20,6 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+Rate = float | Tensor
+"""A learning rate; a tensor where only the device knows it."""
+
 
 @dataclass(frozen=True)
 class DualWeights:
@@ -103,7 +106,7 @@ class _Forward:
         gram: Tensor,
         labels: Tensor,
         mask: Tensor,
-        rates: list[list[float]],
+        rates: Sequence[Sequence[Rate]],
         weights: Sequence[Tensor],
         biases: Sequence[Tensor],
     ) -> list[Tensor]:
@@ -166,8 +169,7 @@ class _Steps(torch.autograd.Function):
         above = len(shared) // 2
         # the way back in first order needs no weights
         ctx.forward_pass = _Forward(above, logistic, first_order, every_step)
-        # as numbers once: each reading would wait for a GPU
-        ctx.by_step = rates.tolist()
+        ctx.by_step = _by_step(rates)
         ctx.gram, ctx.rates, ctx.first_order = gram, rates, first_order
         states = ctx.forward_pass.run(
             preactivation, gram, labels, mask, ctx.by_step, shared[:above], shared[above:]
@@ -230,6 +232,19 @@ class _Steps(torch.autograd.Function):
         )  # fmt: skip
 
 
+def _by_step(rates: Tensor) -> Sequence[Sequence[Rate]]:
+    """The rates of each step: as numbers, which cost less, or as they lie on a device."""
+    if _readable(rates):
+        numbers: list[list[float]] = rates.tolist()
+        return numbers
+    return [row.unbind() for row in rates]
+
+
+def _readable(values: Tensor) -> bool:
+    """Whether the host can read values without waiting for a device."""
+    return values.device.type == "cpu"
+
+
 def affine(values: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """`values W + b` for each task: [T, N, in], [T, in, out], [T, out].
 
@@ -260,7 +275,7 @@ def _through(delta: Tensor, weight: Tensor) -> Tensor:
     return delta * weight.mT if weight.shape[-1] == 1 else delta @ weight.mT
 
 
-def _add_outer(start: Tensor, left: Tensor, right: Tensor, scale: float, in_place: bool) -> Tensor:
+def _add_outer(start: Tensor, left: Tensor, right: Tensor, scale: Rate, in_place: bool) -> Tensor:
     """`start + scale * left' right` for each task; see `affine` for what is transposed.
 
     Args:
@@ -270,6 +285,8 @@ def _add_outer(start: Tensor, left: Tensor, right: Tensor, scale: float, in_plac
         scale: of the product.
         in_place: whether `start` may be changed.
     """
+    if isinstance(scale, Tensor):
+        right, scale = scale * right, 1.0
     turned = right.shape[-1] == 1
     left, right = (right, left) if turned else (left, right)
     target = start.mT if turned else start
@@ -281,8 +298,10 @@ def _add_outer(start: Tensor, left: Tensor, right: Tensor, scale: float, in_plac
     return found.mT if turned else found
 
 
-def _add_product(values: Tensor, scale: float, left: Tensor, right: Tensor) -> Tensor:
+def _add_product(values: Tensor, scale: Rate, left: Tensor, right: Tensor) -> Tensor:
     """`scale * values + left right`, with a right side that is shared or of each task."""
+    if isinstance(scale, Tensor):
+        values, scale = scale * values, 1.0
     if right.dim() == 2:
         flat = torch.addmm(values.flatten(0, 1), left.flatten(0, 1), right, beta=scale)
         return flat.unflatten(0, values.shape[:2])

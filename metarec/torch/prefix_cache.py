@@ -1,23 +1,25 @@
-"""Token states below the lowest adapted layer, computed once for each distinct text."""
+"""Token states below the lowest adapted layer, computed once for each distinct text or pair."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int32
+from jaxtyping import Int32
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from metarec.errors import LearnerError
-from metarec.torch.adapted_bert import AdaptedBert, Prefix
+from metarec.text.tokens import Pair
+from metarec.torch.adapted_bert import AdaptedBert, Prefix, Texts, by_length
+from metarec.writing import replacing
 
 MEBIBYTE = 1 << 20
-_BATCH = 64
+BATCH = 32
+"""Texts of a batch."""
 
 
 class PrefixCache:
@@ -86,60 +88,47 @@ class PrefixCache:
         """Number of distinct texts."""
         return len(self._tokens)
 
-    def __call__(self, texts: Int32[np.ndarray, " n"]) -> Prefix:
-        """What is known of texts, padded to the longest of them.
+    def __call__(self, texts: Int32[np.ndarray, " n"]) -> Texts:
+        """What is known of texts, on the CPU.
 
         Args:
             texts: [n] their places in `tokens`.
         """
         rows = self._rows[texts]
-        starts, ends = self._starts[rows], self._starts[rows + 1]
-        longest = int((ends - starts).max(initial=1))
-        mask = np.arange(longest) < (ends - starts)[:, None]
-        if self._states is None:
-            ids = np.full(mask.shape, self._padding, np.int64)
-            ids[mask] = np.concatenate([self._tokens[row] for row in rows] or [[]])
-            return self._prefix(ids, mask)
-        values: Float32[np.ndarray, "n length d"]
-        values = np.zeros((*mask.shape, self._states.shape[1]), np.float32)
-        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
-            values[row, : end - start] = self._states[start:end]
-        return self._prefix(values, mask)
+        batches, place = by_length(np.diff(self._starts)[rows], BATCH)
+        found = tuple(self._batch(rows[batch]) for batch in batches)
+        return Texts(found, torch.from_numpy(place))
 
-    def _prefix(self, values: np.ndarray, mask: np.ndarray) -> Prefix:
-        device = self._bert.device
-        kept = torch.from_numpy(values).to(device), torch.from_numpy(mask.astype(np.int64))
-        return Prefix(kept[0], kept[1].to(device))
+    def _batch(self, rows: np.ndarray) -> Prefix:
+        tokens = [self._tokens[row] for row in rows]
+        if self._states is None:
+            return padded(tokens, self._padding)
+        shape = len(rows), max(len(one) for one in tokens), self._states.shape[1]
+        values, mask = np.zeros(shape, np.float32), np.zeros(shape[:2], np.int64)
+        for place, row in enumerate(rows):
+            start, end = self._starts[row], self._starts[row + 1]
+            values[place, : end - start] = self._states[start:end]
+            mask[place, : end - start] = 1
+        return Prefix(torch.from_numpy(values), torch.from_numpy(mask))
+
+    def _there(self, values: Tensor) -> Tensor:
+        return values.to(self._bert.device)
 
     def _fill(self, states: np.ndarray, progress: bool) -> None:
         """Computes all states, texts of similar length together."""
-        order = sorted(range(len(self._tokens)), key=lambda row: -len(self._tokens[row]))
-        batches = range(0, len(order), _BATCH)
-        for at in tqdm(batches, "frozen layers", disable=not progress, leave=False):
-            rows = order[at : at + _BATCH]
-            shape = len(rows), len(self._tokens[rows[0]])
-            ids, mask = np.full(shape, self._padding, np.int64), np.zeros(shape, bool)
+        batches, _ = by_length(np.diff(self._starts), BATCH)
+        for rows in tqdm(batches, "frozen layers", disable=not progress, leave=False):
+            given = padded([self._tokens[row] for row in rows], self._padding)
+            found = self._bert.prefix(given.map(self._there)).values.cpu().numpy()
             for place, row in enumerate(rows):
-                ids[place, : len(self._tokens[row])] = self._tokens[row]
-                mask[place, : len(self._tokens[row])] = True
-            given = self._prefix(ids, mask)
-            found = self._bert.prefix(given.values, given.mask).values.cpu().numpy()
-            for place, row in enumerate(rows):
-                length = len(self._tokens[row])
-                states[self._starts[row] : self._starts[row + 1]] = found[place, :length]
+                start, end = self._starts[row], self._starts[row + 1]
+                states[start:end] = found[place, : end - start]
 
     def _write(self, file: Path, shape: tuple[int, int], progress: bool) -> None:
-        """Fills a file under another name and renames it: a killed run leaves no half of one."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", suffix=".tmp", dir=file.parent)
-        os.close(handle)
-        try:
+        with replacing(file) as name:
             states = np.lib.format.open_memmap(name, mode="w+", dtype=np.float32, shape=shape)
             self._fill(states, progress)
             states.flush()
-            Path(name).replace(file)
-        finally:
-            Path(name).unlink(missing_ok=True)
 
     def _key(self) -> str:
         """SHA-256 of all that the states depend on."""
@@ -149,3 +138,130 @@ class PrefixCache:
         for row in self._tokens:
             digest.update(np.array([len(row), *row], np.int64).tobytes())
         return digest.hexdigest()
+
+
+class PairCache:
+    """What is frozen of the pairs of an episode, which are too many to be computed beforehand.
+
+    The pairs that are asked for together are computed and kept together: in files, in memory, or
+    not at all where both budgets are at their end. Files are shared by all runs that have the same
+    episodes, whatever they adapt above the same layer.
+
+    Args:
+        bert: whose frozen layers compute them.
+        padding: the token that fills up a batch.
+        memory_mib: budget of states in memory, in MiB.
+        disk_mib: budget of the folder.
+        folder: where the files lie; None for none.
+    """
+
+    def __init__(
+        self,
+        bert: AdaptedBert,
+        padding: int,
+        memory_mib: float = 1024.0,
+        disk_mib: float = 0.0,
+        folder: Path | None = None,
+    ) -> None:
+        self._bert, self._padding, self._folder = bert, padding, folder
+        self._memory, self._disk = memory_mib * MEBIBYTE, 0.0
+        if folder is not None and disk_mib:
+            kept = sum(file.stat().st_size for file in folder.glob("*.npy"))
+            self._disk = disk_mib * MEBIBYTE - kept
+        self._kept: dict[str, tuple[np.ndarray, ...]] = {}
+
+    def __call__(self, pairs: Sequence[Pair]) -> Texts:
+        """What is known of pairs, on the CPU or where the frozen layers compute.
+
+        Args:
+            pairs: of one episode.
+        """
+        batches, place = by_length(np.array([len(pair.tokens) for pair in pairs], np.int64), BATCH)
+        given = [
+            padded(
+                [pairs[row].tokens for row in rows],
+                self._padding,
+                [pairs[row].types or [] for row in rows] if pairs[0].types else None,
+            )
+            for rows in batches
+        ]
+        order = torch.from_numpy(place)
+        if self._bert.part.kind == "full":
+            return Texts(tuple(given), order)
+        key = self._key(given)
+        states = self._kept.get(key) or self._read(key, len(given))
+        if states is None:
+            found = [self._bert.prefix(one.map(self._there)).values for one in given]
+            states = tuple(values.cpu().numpy() for values in found)
+            self._keep(key, states)
+        return Texts(
+            tuple(
+                Prefix(torch.from_numpy(values), one.mask)
+                for values, one in zip(states, given, strict=True)
+            ),
+            order,
+        )
+
+    def _there(self, values: Tensor) -> Tensor:
+        return values.to(self._bert.device)
+
+    def _keep(self, key: str, states: tuple[np.ndarray, ...]) -> None:
+        size = sum(values.nbytes for values in states)
+        if size <= self._disk and self._folder is not None:
+            self._disk -= size
+            for number, values in enumerate(states):
+                with replacing(self._folder / f"{key}.{number}.npy") as name, name.open("wb") as to:
+                    np.save(to, values, allow_pickle=False)
+        elif size <= self._memory:
+            self._memory -= size
+            self._kept[key] = states
+
+    def _read(self, key: str, count: int) -> tuple[np.ndarray, ...] | None:
+        if self._folder is None:
+            return None
+        files = [self._folder / f"{key}.{number}.npy" for number in range(count)]
+        if not all(file.exists() for file in files):
+            return None
+        return tuple(np.load(file, allow_pickle=False) for file in files)
+
+    def _key(self, batches: Sequence[Prefix]) -> str:
+        """SHA-256 of all that the states depend on."""
+        bert = self._bert
+        settings = (
+            bert.checkpoint.content_hash,
+            bert.frozen,
+            bert.compute.precision,
+            bert.device.type,
+        )
+        digest = hashlib.sha256(repr(settings).encode())
+        for batch in batches:
+            for values in (batch.values, batch.mask, batch.types):
+                if values is not None:
+                    digest.update(np.array(values.shape, np.int64).tobytes())
+                    digest.update(values.numpy().tobytes())
+        return digest.hexdigest()
+
+
+def padded(
+    tokens: Sequence[Sequence[int]], padding: int, types: Sequence[Sequence[int]] | None = None
+) -> Prefix:
+    """Token numbers of n texts side by side.
+
+    Args:
+        tokens: of each text.
+        padding: the token that fills up.
+        types: likewise, which of two texts each token is of.
+    """
+    shape = len(tokens), max(len(row) for row in tokens)
+    ids, mask = np.full(shape, padding, np.int64), np.zeros(shape, np.int64)
+    kinds = None if types is None else np.zeros(shape, np.int64)
+    for place, row in enumerate(tokens):
+        ids[place, : len(row)] = row
+        mask[place, : len(row)] = 1
+        if kinds is not None and types is not None:
+            kinds[place, : len(row)] = types[place]
+    return Prefix(
+        torch.from_numpy(ids),
+        torch.from_numpy(mask),
+        None if kinds is None else torch.from_numpy(kinds),
+    )

@@ -17,7 +17,7 @@ from metarec.collaborative import factorise
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training, check_served
 from metarec.loops import OuterLoop, OuterLoss
-from metarec.torch import amortised
+from metarec.torch import amortised, batches
 from metarec.torch.amortised import Conditioned, Episode, Parameters, Queries, Shots
 from metarec.torch.layers import label_values, mlp, per_task, task_vector, with_extra
 from metarec.torch.training import choose_device
@@ -120,14 +120,15 @@ class ProtoCF:
         encode, decode = self._functions()
         teacher = None
         if self.distillation_weight > 0 and training.features is not None:
-            teacher = torch.from_numpy(factorise(training).tasks).to(self.device)
+            teacher = factorise(training).tasks
 
         def objective(parameters: Parameters, episode: Episode) -> tuple[Tensor, Tensor | float]:
             state = encode(parameters, episode.shots)
             scores = decode(parameters, state, episode.queries)
             if teacher is None:
                 return scores, 0.0
-            factors = teacher[torch.from_numpy(episode.batch.tasks).to(self.device)]
+            rows = teacher[episode.batch.tasks]
+            factors = batches.on_device(batches.floats(rows), self.device)
             return scores, self.distillation_weight * distillation(state.group, factors)
 
         return amortised.fit(
@@ -230,12 +231,13 @@ def distillation(group: Tensor, factors: Tensor) -> Tensor:
         The mean over items; 0 where fewer than two items have factors.
     """
     known = (factors != 0).any(-1)
-    unit = torch.nn.functional.normalize(factors[known], dim=-1)
-    chosen = group[known]
-    if len(unit) < 2:
-        return group.new_zeros(())
-    own = torch.eye(len(unit), dtype=torch.bool, device=unit.device)
-    shares = torch.softmax((COSINE_SCALE * unit @ unit.mT).masked_fill(own, -torch.inf), dim=-1)
-    squares = ((chosen.unsqueeze(1) - chosen) ** 2).sum(-1)
-    log_shares = torch.log_softmax(-squares.masked_fill(own, torch.inf), dim=-1)
-    return -(shares * log_shares.masked_fill(own, 0)).sum(-1).mean()
+    others = known & ~torch.eye(len(known), dtype=torch.bool, device=known.device)
+    counted = known & others.any(-1)
+    # rows that do not count would have nothing but -inf to sum, and their gradient would not be 0
+    absent = ~others & counted.unsqueeze(1)
+    unit = torch.nn.functional.normalize(factors, dim=-1)
+    shares = torch.softmax((COSINE_SCALE * unit @ unit.mT).masked_fill(absent, -torch.inf), dim=-1)
+    squares = ((group.unsqueeze(1) - group) ** 2).sum(-1)
+    log_shares = torch.log_softmax((-squares).masked_fill(absent, -torch.inf), dim=-1)
+    losses = -(shares * log_shares.masked_fill(~others, 0)).sum(-1)
+    return (losses * counted).sum() / counted.sum().clamp(min=1)

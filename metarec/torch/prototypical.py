@@ -191,7 +191,7 @@ def encode(
             if own is not None:
                 prior = prior + (own @ parameters[f"task.{side}"]).unsqueeze(1)
         else:
-            strength = embedded.new_tensor(prior_strength)
+            strength = embedded.new_full((), prior_strength)
             prior = embedded.new_zeros(len(weight), 1, embedded.shape[-1])
             if side == "liked" and own is not None:
                 prior = project(parameters, own).unsqueeze(1)

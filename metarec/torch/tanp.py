@@ -16,7 +16,7 @@ from metarec.amortised import Modulation, check_tanp, initial_tanp
 from metarec.inputs import Inputs, Representation
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import OuterLoop, OuterLoss
-from metarec.torch import amortised
+from metarec.torch import amortised, batches
 from metarec.torch.amortised import Conditioned, Episode, Parameters, Queries, Shots
 from metarec.torch.layers import mlp, with_extra
 from metarec.torch.neural_process import labelled
@@ -140,8 +140,9 @@ class TaNP:
         more = (of_queries * episode.mask.unsqueeze(-1)).sum(1)
         prior = latent(parameters, total, count)
         posterior = latent(parameters, total + more, count + episode.mask.sum(-1, keepdim=True))
-        noise = episode.rng.standard_normal(posterior.mean.shape)
-        drawn = posterior.mean + posterior.deviation * torch.from_numpy(noise).to(posterior.mean)
+        normal = episode.rng.standard_normal(posterior.mean.shape)
+        noise = batches.on_device(normal, self.device).to(posterior.mean.dtype)
+        drawn = posterior.mean + posterior.deviation * noise
         assignment, code = identified(parameters, shots, self.temperature)
         scores = decode(parameters, modulated(parameters, shots, drawn, code), queries)
         divergence = divergence_of_normals(posterior, prior).mean()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 import torch
@@ -45,6 +44,7 @@ def train(
     statistics: MetaParameters,
     device: torch.device,
     description: str,
+    pretrained: tuple[str, float] | None = None,
 ) -> MetaParameters:
     """Runs the outer loop and returns the meta-parameters that were best on meta-validation.
 
@@ -58,6 +58,8 @@ def train(
         statistics: arrays that were fitted before and belong to the meta-parameters.
         device: where to train.
         description: what the progress bar says.
+        pretrained: how the names of pretrained weights start, and the learning rate of those; they
+            are not decayed. None if all weights are new.
 
     Returns:
         The best meta-parameters on validation, or the last where there is no validation, with the
@@ -71,7 +73,7 @@ def train(
         name: torch.tensor(value, device=device, requires_grad=True)
         for name, value in course.now.items()
     }
-    optimizer = _optimizer(parameters, settings)
+    optimizer = _optimizer(parameters, settings, pretrained)
 
     def look(done: int) -> None:
         now = {name: value.detach().cpu().numpy().copy() for name, value in parameters.items()}
@@ -88,22 +90,37 @@ def train(
             # the fused Adam reads memory in order, whatever a gradient's strides say
             parameter.grad = values[name].contiguous()
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate_at(step)
+            group["lr"] = settings.learning_rate_at(step) * group["factor"]
         optimizer.step()
         if course.due(step + 1):
             look(step + 1)
     return course.best
 
 
-def _optimizer(parameters: Mapping[str, Tensor], settings: OuterLoop) -> torch.optim.Optimizer:
-    decayed = [value for name, value in parameters.items() if not name.startswith(RATE)]
-    groups: list[dict[str, Any]] = [{"params": decayed}] if decayed else []
-    rates = [value for name, value in parameters.items() if name.startswith(RATE)]
-    if rates:
-        groups.append({"params": rates, "weight_decay": 0.0})
+def _optimizer(
+    parameters: Mapping[str, Tensor], settings: OuterLoop, pretrained: tuple[str, float] | None
+) -> torch.optim.Optimizer:
+    start, rate = pretrained or ("", settings.learning_rate)
+    named = {name for name in parameters if start and name.startswith(start)}
+    rates = {name for name in parameters if name.startswith(RATE)}
+    groups = [
+        (set(parameters) - named - rates, settings.weight_decay, 1.0),
+        (rates, 0.0, 1.0),
+        (named, 0.0, rate / settings.learning_rate),
+    ]
     # fused: one pass over each weight instead of a dozen
     return torch.optim.AdamW(
-        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, fused=True
+        [
+            {
+                "params": [value for name, value in parameters.items() if name in names],
+                "weight_decay": decay,
+                "factor": factor,
+            }
+            for names, decay, factor in groups
+            if names
+        ],
+        lr=settings.learning_rate,
+        fused=True,
     )
 
 

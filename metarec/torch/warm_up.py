@@ -7,7 +7,8 @@ the items of a catalogue and a new item with its first feedback one space of emb
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import NamedTuple
 
@@ -17,10 +18,10 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec import loops
-from metarec.factor_inputs import FactorEpisodes, FactorInputs
+from metarec.factor_inputs import FactorEpisodes, FactorInputs, PairArrays, WarmUpArrays
 from metarec.learner import MetaParameters, Support, Training
 from metarec.loops import Loss, OuterLoop, OuterLoss
-from metarec.torch import episodic
+from metarec.torch import batches, episodic
 from metarec.torch.inner_loop import Episodes, pointwise_loss
 from metarec.torch.training import Gradients, autograd, train
 from metarec.warm_up import (
@@ -139,6 +140,9 @@ class Draw:
         seed: of the training.
         device: where to put tensors.
         statistics: those of `Parameters`.
+        pairs: from a step to pairs of a task and its queries.
+        warm_ups: from a step to new items with their first feedback, whatever kind of task is
+            served.
     """
 
     episodes: FactorEpisodes
@@ -147,22 +151,13 @@ class Draw:
     seed: int
     device: torch.device
     statistics: Parameters
+    pairs: Callable[[int], Pairs]
+    warm_ups: Callable[[int], WarmUps]
 
     @property
     def of_items(self) -> bool:
         """Whether item tasks are served."""
         return self.episodes.inputs.kind == "item"
-
-    def pairs(self, step: int) -> Pairs:
-        """Pairs of a task and its queries."""
-        arrays = self.episodes.pairs(step)
-        return Pairs(*(_tensor(getattr(arrays, one.name), self.device) for one in fields(arrays)))
-
-    def warm_ups(self, step: int) -> WarmUps:
-        """New items with their first feedback, whatever kind of task is served."""
-        arrays = self.episodes.warm_ups(step)
-        values = [_tensor(getattr(arrays, one.name), self.device) for one in fields(arrays)]
-        return WarmUps(NewItems(*values[:5]), *values[5:])
 
     def rng(self, step: int) -> np.random.Generator:
         """Source of the random choices of a step."""
@@ -172,7 +167,7 @@ class Draw:
         """[T, N or 1] true for a share of the items, drawn anew at each step; of new items all."""
         share = 1.0 if self.of_items else share
         drawn = chosen(self.rng(step), tuple(like.shape[:2]), share)
-        return torch.from_numpy(drawn).to(self.device)
+        return batches.on_device(drawn, self.device)
 
     def gradients(self, loss_of: Callable[[Parameters, int], Tensor]) -> Gradients:
         """The gradients of a loss of the parameters, statistics included, at a step."""
@@ -217,11 +212,28 @@ def fit(
         episodes, loops.pointwise(training.feedback),
         loops.chosen_loss(outer_loss, training.feedback),
         training.seed, device, _statistics(inputs, device),
+        batches.ahead(functools.partial(_pairs, episodes, device), device, outer.steps),
+        batches.ahead(functools.partial(_warm_ups, episodes, device), device, outer.steps),
     )  # fmt: skip
     return train(
         first_parameters(initial, inputs, training.seed), gradients(draw), training, outer,
         inputs.statistics, device, description,
     )  # fmt: skip
+
+
+def _pairs(episodes: FactorEpisodes, device: torch.device, step: int) -> Pairs:
+    return Pairs(*_staged(episodes.pairs(step), device))
+
+
+def _warm_ups(episodes: FactorEpisodes, device: torch.device, step: int) -> WarmUps:
+    values = _staged(episodes.warm_ups(step), device)
+    return WarmUps(NewItems(*values[:5]), *values[5:])
+
+
+def _staged(arrays: PairArrays | WarmUpArrays, device: torch.device) -> list[Tensor]:
+    """The arrays in their order, still on the host."""
+    values = [getattr(arrays, one.name) for one in fields(arrays)]
+    return [batches.staged(batches.floats(value), device) for value in values]
 
 
 def score_pairs(parameters: Parameters, users: Tensor, items: Tensor) -> Tensor:
@@ -366,7 +378,7 @@ def adapt(
     """
     inputs = FactorInputs.restore(side, meta_parameters)
     parameters = _statistics(inputs, device) | episodic.tensors_of(meta_parameters, device)
-    seen = [_tensor(array, device) for array in of_support(inputs, support, ignore_support)]
+    seen = _on_device(of_support(inputs, support, ignore_support), device)
     if inputs.kind == "user":
         tasks = method.users(parameters, *seen)
     else:
@@ -378,7 +390,8 @@ def adapt(
 def score(adapted: Adapted, candidates: Int32[np.ndarray, " c"]) -> Float32[np.ndarray, "tasks c"]:
     """Scores of a catalogue, in the unit of the labels."""
     inputs, parameters, device = adapted.inputs, adapted.parameters, adapted.device
-    seen = [_tensor(array, device) for array in of_catalogue(inputs, candidates)]
+    arrays = of_catalogue(inputs, candidates)
+    seen = [torch.from_numpy(batches.floats(array)).to(device) for array in arrays]
     if inputs.kind == "user":
         embedded = adapted.method.catalogue(parameters, Catalogue(*seen))
     else:
@@ -390,8 +403,9 @@ def score(adapted: Adapted, candidates: Int32[np.ndarray, " c"]) -> Float32[np.n
 
 
 def _statistics(inputs: FactorInputs, device: torch.device) -> dict[str, Tensor]:
-    return {name: _tensor(value, device) for name, value in base_statistics(inputs).items()}
+    found = base_statistics(inputs)
+    return dict(zip(found, _on_device(found.values(), device), strict=True))
 
 
-def _tensor(array: np.ndarray, device: torch.device) -> Tensor:
-    return torch.from_numpy(np.asarray(array, dtype=np.float32, order="C")).to(device)
+def _on_device(arrays: Iterable[np.ndarray], device: torch.device) -> list[Tensor]:
+    return [batches.on_device(batches.floats(array), device) for array in arrays]

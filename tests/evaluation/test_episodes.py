@@ -140,6 +140,25 @@ def test_tasks_without_an_episode_are_counted(split: Split) -> None:
     assert episodes.left_out
 
 
+def test_episodes_have_the_same_key_where_they_ask_the_same_of_the_same_tasks(
+    split: Split,
+) -> None:
+    asked = evaluation_episodes(split, "test", "user_cold", k_shot=3)
+    again = evaluation_episodes(split, "test", "user_cold", k_shot=3, reserve=3)
+    assert asked.key == again.key == replace(asked, left_out={"why": 1}).key
+    others = [
+        evaluation_episodes(split, "test", "user_cold", k_shot=3, reserve=4),
+        evaluation_episodes(split, "test", "user_cold", k_shot=2, reserve=3),
+        evaluation_episodes(split, "test", "user_cold", k_shot=3, seed=1),
+        evaluation_episodes(split, "test", "user_cold", k_shot=3, threshold=3.0),
+        evaluation_episodes(split, "test", "both_cold", k_shot=3),
+        evaluation_episodes(split, "validation", "user_cold", k_shot=3),
+        evaluation_episodes(split, "test", "item_cold", "item", k_shot=3),
+        replace(asked, tasks=asked.tasks + 1),
+    ]
+    assert len({asked.key, *(one.key for one in others)}) == 1 + len(others)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

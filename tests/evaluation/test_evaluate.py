@@ -1,116 +1,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scripted import (
+    N_ITEMS,
+    Scripted,
+    by_position,
+    constant,
+    episodes_of,
+    noise,
+    ragged,
+    random_episodes,
+    take,
+)
 
-from metarec.episodes import Ragged
 from metarec.errors import ConfigError, EpisodeError, LearnerError, ScoreError
-from metarec.evaluation.episodes import EvaluationEpisodes
 from metarec.evaluation.evaluate import Evaluation, chance, evaluate
 from metarec.evaluation.metrics import chance_level, ranking_metrics
-from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
-
-N_ITEMS = 30
-
-
-class Scripted:
-    """Scores by a function of (the candidates of a task's support, the candidates)."""
-
-    serves: ClassVar[frozenset[str]] = frozenset({"user"})
-    accepts: ClassVar[frozenset[str]] = frozenset({"rating", "binary", "implicit"})
-    needs_features: ClassVar[bool] = False
-    trained: ClassVar[bool] = False
-
-    def __init__(
-        self, function: Callable[[np.ndarray, np.ndarray], np.ndarray], predicts: Predicts
-    ) -> None:
-        self.function, self.kind = function, predicts
-        self.batches: list[int] = []
-
-    def predicts(self, feedback: Feedback) -> Predicts:
-        return self.kind
-
-    def fit(self, training: Training) -> MetaParameters:
-        return {}
-
-    def adapt(self, meta_parameters: Mapping[str, np.ndarray], support: Support) -> Any:
-        self.batches.append(len(support))
-        return support.candidates
-
-    def score(self, fast_weights: Any, candidates: np.ndarray) -> np.ndarray:
-        return np.stack([self.function(row, candidates) for row in fast_weights]).astype(np.float32)
-
-
-def ragged(lists: Sequence[Sequence[float]], dtype: type) -> Ragged:
-    offsets = np.cumsum([0, *map(len, lists)]).astype(np.int64)
-    return Ragged(offsets, np.array([x for row in lists for x in row], dtype))
-
-
-def episodes_of(
-    query: Sequence[Sequence[int]],
-    ratings: Sequence[Sequence[float]],
-    excluded: Sequence[Sequence[int]],
-    feedback: Feedback = "binary",
-) -> EvaluationEpisodes:
-    """Episodes over the items 10, 11, ... as candidates; liked from a rating of 4."""
-    n = len(query)
-    labels = [[float(r >= 4 or feedback == "implicit") for r in row] for row in ratings]
-    # The support of a task is its own number, which lets a scripted learner know it.
-    support = np.arange(n, dtype=np.int32)[:, None]
-    return EvaluationEpisodes(
-        kind="user",
-        part="test",
-        regime="user_cold",
-        k_shot=1,
-        feedback=feedback,
-        threshold=None if feedback == "implicit" else 4.0,
-        tasks=np.arange(100, 100 + n, dtype=np.int32),
-        support=Support(support, np.ones((n, 1), np.float32), np.ones((n, 1), bool)),
-        candidates=np.arange(10, 10 + N_ITEMS, dtype=np.int32),
-        excluded=ragged(excluded, np.int32),
-        query=ragged(query, np.int32),
-        query_ratings=ragged(ratings, np.float32),
-        query_labels=ragged(labels, np.float32),
-    )
-
-
-def random_episodes(n: int = 9, feedback: Feedback = "binary") -> EvaluationEpisodes:
-    rng = np.random.default_rng(3)
-    query, ratings, excluded = [], [], []
-    for _ in range(n):
-        positions = rng.permutation(N_ITEMS)
-        size = int(rng.integers(1, 9))
-        query.append(np.sort(positions[:size]).tolist())
-        ratings.append(rng.integers(1, 6, size).astype(float).tolist())
-        excluded.append(positions[size : size + 3].tolist())
-    return episodes_of(query, ratings, excluded, feedback)
-
-
-def noise(support: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    """Scores with ties that depend on the task, whatever else is scored with it."""
-    rng = np.random.default_rng(int(support[0]))
-    return np.round(rng.normal(size=100)[candidates], 1)
-
-
-def constant(support: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    return np.full(len(candidates), 3.5)
-
+from metarec.evaluation.shortlist import draw_shortlist
 
 SMALL = episodes_of(
     query=[[0, 2, 4], [1], []],
     ratings=[[5, 2, 4], [1], []],
     excluded=[[1], [0, 0, 2], []],
 )
-
-
-def by_position(support: np.ndarray, candidates: np.ndarray) -> np.ndarray:
-    return -candidates.astype(float)
 
 
 def test_the_catalogue_is_ranked_without_the_excluded_and_with_the_disliked() -> None:
@@ -157,19 +76,6 @@ def test_a_constant_score_has_exactly_the_chance_level() -> None:
             assert np.array_equal(frame[column].to_numpy(), levels, equal_nan=True), column
         rated = frame[f"rated/chance/{metric}"].to_numpy()
         assert np.array_equal(rated, expected[f"rated/chance/{metric}"], equal_nan=True)
-
-
-def take(episodes: EvaluationEpisodes, order: np.ndarray) -> EvaluationEpisodes:
-    def reordered(lists: Ragged) -> Ragged:
-        return ragged([lists[int(t)].tolist() for t in order], lists.values.dtype.type)
-
-    names = ("excluded", "query", "query_ratings", "query_labels")
-    return replace(
-        episodes,
-        tasks=episodes.tasks[order],
-        support=episodes.support[order],
-        **{name: reordered(getattr(episodes, name)) for name in names},
-    )
 
 
 def test_the_order_of_tasks_and_the_chunk_change_not_a_bit() -> None:
@@ -347,3 +253,76 @@ def test_no_tasks_give_an_empty_table_and_undefined_means() -> None:
     found = evaluate(Scripted(noise, "rating"), {}, nobody)
     assert len(found.per_task) == 0
     assert math.isnan(found.summary().loc["catalogue/ndcg@10", "mean"])
+
+
+class Remembering(Scripted):
+    """A learner that remembers what it was asked to score."""
+
+    def __init__(self) -> None:
+        super().__init__(noise, "rating")
+        self.asked: list[list[int]] = []
+
+    def score(self, fast_weights: Any, candidates: np.ndarray) -> np.ndarray:
+        self.asked.append(candidates.tolist())
+        return super().score(fast_weights, candidates)
+
+
+def test_with_a_shortlist_each_task_is_adapted_by_itself_and_scores_what_was_drawn() -> None:
+    episodes = random_episodes(3)
+    shortlist = draw_shortlist(Scripted(by_position, "order"), {}, episodes, 4)
+    learner = Remembering()
+    frame = evaluate(learner, {}, episodes, chunk=2, shortlist=shortlist).per_task
+    assert learner.batches == [1, 1, 1]
+    drawn = [episodes.candidates[shortlist.positions[task]].tolist() for task in range(3)]
+    assert learner.asked == drawn
+    assert frame["n_candidates"].tolist() == [27, 27, 27]
+    assert frame.columns[-1] == "shortlist/recall"
+
+
+def test_with_a_shortlist_nobody_predicts_a_rating() -> None:
+    episodes = random_episodes(9)
+    shortlist = draw_shortlist(Scripted(by_position, "order"), {}, episodes, 4)
+    for predicts in ("rating", "logit"):
+        found = evaluate(Scripted(noise, predicts), {}, episodes, shortlist=shortlist)
+        errors = [name for name in found.summary().index if name.endswith(("mae", "rmse", "loss"))]
+        assert len(errors) == 6
+        assert found.summary().loc[errors, "mean"].isna().all()
+        assert found.per_task["rated/auc"].notna().any()
+    recall = found.summary().loc["shortlist/recall", "mean"]
+    assert_allclose(recall, np.nanmean(shortlist.recall(episodes)))
+
+
+def test_what_was_drawn_is_checked_as_all_scores_are() -> None:
+    episodes = random_episodes(3)
+    shortlist = draw_shortlist(Scripted(by_position, "order"), {}, episodes, 4)
+
+    def with_nan(scores: np.ndarray) -> np.ndarray:
+        scores[0, 2] = np.nan
+        return scores
+
+    with pytest.raises(ScoreError, match="Broken gave NaN as the score of candidate 2 of task 100"):
+        evaluate(scores_like(with_nan), {}, episodes, shortlist=shortlist)
+    with pytest.raises(ScoreError, match=r"must return a float32 .* \[1, 4\]"):
+        evaluate(scores_like(lambda scores: scores[:, :-1]), {}, episodes, shortlist=shortlist)
+
+
+def test_seconds_are_those_of_adapting_and_of_scoring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that only the learner moves: 1 s to adapt, 10 s to score."""
+    now = [0.0]
+    monkeypatch.setattr("metarec.evaluation.evaluate.time.perf_counter", lambda: now[0])
+
+    class Slow(Scripted):
+        def adapt(self, *arguments: Any) -> Any:
+            now[0] += 1
+            return super().adapt(*arguments)
+
+        def score(self, *arguments: Any) -> Any:
+            now[0] += 10
+            return super().score(*arguments)
+
+    episodes = random_episodes(9)
+    found = evaluate(Slow(noise, "order"), {}, episodes, chunk=4)
+    assert found.seconds == {"adapt": 3, "score": 30}
+    shortlist = draw_shortlist(Scripted(by_position, "order"), {}, episodes, 4)
+    found = evaluate(Slow(noise, "order"), {}, episodes, chunk=4, shortlist=shortlist)
+    assert found.seconds == {"adapt": 9, "score": 90}

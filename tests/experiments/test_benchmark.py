@@ -106,3 +106,20 @@ def test_the_legacy_ranking_is_printed_with_its_chance_level(
     assert script("benchmark", "protocol=legacy", "episode.k_shot=3", "learner=item_mean") == 0
     lines = [line.split(":")[0].strip() for line in capsys.readouterr().out.splitlines()]
     assert lines[-2:] == ["test rated/ndcg@10", "test rated/chance/ndcg@10"]
+
+
+def test_a_run_that_reranks_is_printed_with_what_was_drawn(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["learner=popularity", "evaluation=rerank", "evaluation.shortlist=5"]
+    assert script("benchmark", *overrides, "episode.k_shot=3") == 0
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    (record,) = load_records(tmp_path / "results")
+    recall = record.content["counts"]["test"]["user_cold"]["recall"]
+    assert lines[-2].startswith("test catalogue/ndcg@10: user_cold")
+    assert lines[-1] == f"test shortlist/recall: user_cold {recall:.4f} (5 drawn by item_knn)"
+    ease = "learner/best/binary@evaluation.retriever=ease"
+    assert script("benchmark", *overrides, ease) == 0
+    assert "(5 drawn by ease)" in capsys.readouterr().out
+    assert script("benchmark", *overrides, "evaluation.shortlist=0") == 1
+    assert "evaluation.retriever=item_knn has nothing to draw" in capsys.readouterr().out

@@ -26,6 +26,7 @@ from metarec.episodes import EpisodeSampler, labels_of
 from metarec.features import build_features
 from metarec.learner import Feedback, MetaParameters, Support, TaskKind, Training
 from metarec.splits import Split
+from metarec.torch import batches
 
 THRESHOLD = 4.0
 
@@ -129,9 +130,7 @@ def gradients_of_twins(
     in_torch, in_jax = modules
     with pytest.MonkeyPatch.context() as patch:
         # what the backends compute with is float64, and so is what they make of the arrays
-        patch.setattr(
-            in_torch, "_tensor", lambda a, device: torch.from_numpy(np.array(a, np.float64))
-        )
+        patch.setattr(batches, "floats", lambda a: np.array(a, np.float64))
         # the warm-up learners have none: their arrays are float32 to begin with
         patch.setattr(in_jax, "_float", lambda a: np.asarray(a, np.float64), raising=False)
         first, theirs, *_ = _handed_to_train(in_torch, learners[0], training)

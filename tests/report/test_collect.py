@@ -9,6 +9,8 @@ from metarec.report.assemble import assemble
 from metarec.report.collect import error_of, finished_records, results_of
 
 BASELINE = "metarec.baselines.ease:EASE"
+KNN = {"name": "item_knn", "_target_": "metarec.baselines.knn.ItemKNN", "neighbours": 20}
+RERANK = {"shortlist": 100, "retriever": KNN}
 
 
 def test_records_of_two_code_versions_are_refused_with_versions_runs_and_remedy(make_record):
@@ -36,6 +38,7 @@ def test_code_versions_are_mixed_on_demand_and_the_note_names_both(make_record):
         ({"split": {"seed": 1}}, "split.seed"),
         ({"episode": {"threshold": 3.5}}, "episode.threshold"),
         ({"episode": {"k_shot": 5}}, "episode.k_shot"),
+        ({"evaluation": RERANK}, "evaluation.shortlist"),
     ],
 )
 def test_one_table_holds_one_data_set_split_and_episode_setting(make_record, overrides, key):
@@ -47,6 +50,15 @@ def test_one_table_holds_one_data_set_split_and_episode_setting(make_record, ove
 def test_a_setting_of_training_may_differ_between_learners(make_record):
     records = [make_record("maml"), make_record("ease", episode={"task_batch": 8})]
     assert assemble(records).tables[0].name == "main"
+
+
+def test_learners_of_one_table_rerank_what_the_same_retriever_drew(make_record):
+    other = RERANK | {"retriever": KNN | {"neighbours": 50}}
+    same = RERANK | {"retriever": KNN | {"search": {"neighbours": [50]}}}
+    maml = make_record("maml", evaluation=RERANK)
+    assert assemble([maml, make_record("ease", evaluation=same)]).tables[0].name == "main"
+    with pytest.raises(RunError, match=r"differ in evaluation\.retriever"):
+        assemble([maml, make_record("als", evaluation=other)])
 
 
 def test_where_the_data_lay_does_not_matter(make_record):

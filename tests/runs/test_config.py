@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from metarec.errors import ConfigError
-from metarec.runs import EpisodeConfig, LearnerConfig, RunConfig
+from metarec.runs import EpisodeConfig, EvaluationConfig, LearnerConfig, RunConfig
 
 EASE = {"name": "ease", "_target_": "metarec.baselines.ease.EASE", "regularisation": 100.0}
+KNN = {"name": "item_knn", "_target_": "metarec.baselines.knn.ItemKNN", "neighbours": 20}
+RERANK = {"shortlist": 100, "retriever": KNN}
 
 
 def config_of(**sections: Any) -> RunConfig:
@@ -32,6 +34,7 @@ def test_from_dict_inverts_to_dict_and_to_dict_is_plain_json() -> None:
         episode={"k_shot": 5, "train_k_shot": 7},
         split={"method": "time", "test_from": "2015-01-01"},
         learner={**EASE, "search": {"regularisation": [1.0, 10.0]}},
+        evaluation={**RERANK, "tasks": 64},
     )
     assert RunConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
@@ -75,6 +78,20 @@ def test_an_unknown_key_is_an_error_that_names_it_and_the_nearest(
         ({"learner": {"name": "ease"}}, "learner._target_ is missing"),
         ({"learner": {**EASE, "name": "a/b"}}, "learner.name='a/b'"),
         ({"learner": {**EASE, "search": {"regularisation": 3}}}, "learner.search.regularisation"),
+        ({"evaluation": {"shortlist": -1}}, "evaluation.shortlist=-1 must be at least 0"),
+        ({"evaluation": {"tasks": 0}}, "evaluation.tasks=0 must be at least 1"),
+        ({"evaluation": {"shortlist": 100}}, "evaluation.shortlist=100 needs .*evaluation=rerank"),
+        ({"evaluation": {"retriever": KNN}}, "evaluation.retriever=item_knn .*shortlist=100"),
+        ({"evaluation": {**RERANK, "retriever": 3}}, "retriever=3: a section of keys or null"),
+        ({"evaluation": {"retriever": {"name": "a"}}}, "evaluation.retriever._target_ is missing"),
+        (
+            {"evaluation": {**RERANK, "retriever": {**KNN, "name": "a/b"}}},
+            "evaluation.retriever.name='a/b'",
+        ),
+        (
+            {"evaluation": {**RERANK, "retriever": {**KNN, "search": {"neighbours": 3}}}},
+            "evaluation.retriever.search.neighbours=3",
+        ),
     ],
 )
 def test_a_value_that_cannot_be_is_an_error_that_names_its_key(
@@ -113,3 +130,36 @@ def test_the_hash_covers_data_and_features_but_neither_experiment_nor_search() -
     assert config_of(learner={**EASE, "regularisation": 1.0}).hash("data", "features") != name
     renamed = config_of(experiment="other", learner={**EASE, "search": {"regularisation": [1.0]}})
     assert renamed.hash("data", "features") == name
+
+
+def test_a_retriever_is_a_learner_however_it_is_given() -> None:
+    retriever = LearnerConfig("item_knn", "metarec.baselines.knn.ItemKNN", {"neighbours": 20})
+    assert config_of(evaluation=RERANK).evaluation.retriever == retriever
+    given = EvaluationConfig(shortlist=100, retriever=retriever)
+    assert config_of(evaluation=RERANK).evaluation == given
+
+
+def test_runs_without_a_shortlist_have_the_names_that_they_had_before_there_was_one() -> None:
+    # as this configuration was called at commit 646480b
+    before = "4fa885fd70b6041b"
+    assert config_of().hash("data", "features").startswith(before)
+    explicit = {"shortlist": 0, "retriever": None, "tasks": None}
+    assert config_of(evaluation=explicit) == config_of()
+
+
+def test_the_hash_covers_shortlist_retriever_and_tasks_but_not_what_tuning_would_try() -> None:
+    def name(**evaluation: Any) -> str:
+        return config_of(evaluation=evaluation).hash("data", "features")
+
+    several = [
+        name(),
+        name(tasks=64),
+        name(**RERANK),
+        name(**RERANK, tasks=64),
+        name(**{**RERANK, "shortlist": 50}),
+        name(**{**RERANK, "retriever": {**KNN, "neighbours": 50}}),
+        name(**{**RERANK, "retriever": EASE}),
+    ]
+    assert len(set(several)) == len(several)
+    searched = {**KNN, "search": {"neighbours": [1, 2]}}
+    assert name(**{**RERANK, "retriever": searched}) == name(**RERANK)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from metarec.runs.resume import Checkpointer, load_tensors, replacing, save_tensors, write_text
+from metarec.runs.resume import Checkpointer, load_tensors, save_tensors, write_text
+from metarec.writing import replacing
 
 
 def test_what_was_saved_is_loaded_to_the_bit(tmp_path: Path) -> None:

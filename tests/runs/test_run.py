@@ -145,6 +145,81 @@ def test_item_tasks_have_one_regime_and_a_curve_of_their_own(
     assert set(curve["k_shot"]) == {0, 2}
 
 
+def test_seconds_per_task_are_those_of_test_and_of_every_k_of_the_curve(
+    make_config: Make, tmp_path: Path
+) -> None:
+    seconds = run(make_config(), tmp_path / "results").seconds_per_task
+    assert list(seconds) == ["adapt", "score", "curve"]
+    assert list(seconds["curve"]) == ["0", "1", "3"]
+    for one in ({**seconds}, *seconds["curve"].values()):
+        assert 0 < one["adapt"] < 1
+        assert 0 < one["score"] < 1
+    validation = make_config(evaluation={"parts": ["validation"]})
+    assert run(validation, tmp_path / "results").seconds_per_task == {}
+
+
+@pytest.mark.parametrize(
+    ("curve", "measured"),
+    [
+        # 2 parts in 4 regimes, and each K of the curve, with and without adapting
+        ([0, 1], 8 + 2),
+        # its largest K is that of the main evaluation, with the same reserve
+        ([0, 1, 3], 8 + 2),
+        # more in reserve: fewer candidates and queries, so other episodes at K=3 too
+        ([0, 3, 4], 8 + 3),
+    ],
+)
+def test_what_the_curve_has_in_common_with_the_main_evaluation_is_measured_once(
+    make_config: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    curve: list[int],
+    measured: int,
+) -> None:
+    from metarec.runs import measure
+
+    calls, evaluate = [], measure.evaluate
+
+    def counting(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["cutoffs"])
+        return evaluate(*arguments, **options)
+
+    monkeypatch.setattr(measure, "evaluate", counting)
+    record = run(make_config(evaluation={"k_curve": curve}), tmp_path / "results")
+    # looks at validation ask for nothing but the cutoff 10
+    assert calls.count((5, 10)) == 2 * measured
+    frame = record.per_task.query("part == 'test' and regime == 'user_cold' and k_shot == 3")
+    main, again = (frame[frame["evaluation"] == kind] for kind in ("main", "curve"))
+    assert len(main)
+    if max(curve) == 3:
+        pd.testing.assert_frame_equal(
+            main.drop(columns="evaluation").reset_index(drop=True),
+            again.drop(columns="evaluation").reset_index(drop=True),
+        )
+
+
+def test_a_limit_on_tasks_leaves_the_same_ones_to_every_seed(
+    make_config: Make, tmp_path: Path
+) -> None:
+    limited = {"tasks": 4}
+    records = [
+        run(make_config(seed=seed, evaluation=limited), tmp_path / "results") for seed in (0, 1)
+    ]
+    keys = ["evaluation", "part", "regime", "k_shot", "adapted"]
+    one, other = (record.per_task.groupby(keys)["task"].apply(tuple) for record in records)
+    assert set(one.map(len)) == {4}
+    assert one.equals(other)
+    everyone = run(make_config(), tmp_path / "results")
+    for part, regimes in records[0].content["counts"].items():
+        for regime, counts in regimes.items():
+            whole = everyone.content["counts"][part][regime]
+            beyond = counts["left_out"].pop("beyond evaluation.tasks")
+            assert counts["tasks"] + beyond == whole["tasks"]
+            assert counts["left_out"] == whole["left_out"]
+    # the training does not know of the limit
+    assert records[0].log == everyone.log
+
+
 def test_a_finished_run_is_never_run_again(
     make_config: Make, fakes: ModuleType, tmp_path: Path
 ) -> None:
@@ -348,6 +423,20 @@ def test_features_come_from_the_store_and_their_key_names_the_run(
     assert lengths.min() > 0
     assert records[0].content["feature_key"]
     assert records[0].hash != records[1].hash
+
+
+def test_a_retriever_that_needs_features_gets_them(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from metarec.runs import prepare
+
+    monkeypatch.setenv("METAREC_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(prepare, "make_encoder", lambda text, backend: Lengths("one"))
+    retriever = {"name": "bert_cosine", "_target_": "metarec.baselines.bert_cosine.BertCosine"}
+    rerank = {"shortlist": 10, "retriever": retriever}
+    record = run(make_config(evaluation=rerank), tmp_path / "results")
+    assert record.content["feature_key"]
+    assert record.content["counts"]["test"]["both_cold"]["recall"] > 0
 
 
 def test_the_same_data_is_loaded_once_a_process(

@@ -14,6 +14,8 @@ from metarec.runs.share import covers
 Make = Callable[..., RunConfig]
 
 WITHOUT_CURVE = {"k_curve": []}
+KNN = {"name": "item_knn", "_target_": "metarec.baselines.knn.ItemKNN"}
+RERANK = {"shortlist": 10, "retriever": KNN}
 
 
 def run_in(tmp_path: Path, config: RunConfig, experiment: str, **options: Any) -> Any:
@@ -92,6 +94,16 @@ def test_a_failed_run_is_not_taken_over_and_gives_way_to_a_copy(
         ({}, {"regimes": ["user_cold"]}, False),
         ({}, {"regimes": ["both_cold", "item_cold", "user_cold", "warm"]}, True),
         ({}, {"chunk": 1}, True),
+        # of another shortlist, or other tasks, the same metric is another number
+        ({}, RERANK, False),
+        (RERANK, {}, False),
+        (RERANK, RERANK, True),
+        (RERANK, RERANK | {"shortlist": 20}, False),
+        (RERANK, RERANK | {"retriever": KNN | {"neighbours": 5}}, False),
+        (RERANK, RERANK | {"retriever": KNN | {"search": {"neighbours": [5]}}}, True),
+        ({}, {"tasks": 4}, False),
+        ({"tasks": 4}, {}, False),
+        ({"tasks": 4}, WITHOUT_CURVE | {"tasks": 4}, True),
     ],
 )
 def test_a_run_covers_what_it_has_measured(

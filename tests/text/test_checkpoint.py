@@ -4,6 +4,8 @@ import importlib.util
 import json
 import shutil
 import socket
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -151,11 +153,20 @@ def test_a_path_that_is_no_folder_is_never_looked_up_on_the_hub(name, offline_hu
         resolve(name)
 
 
-def test_a_hub_name_is_not_downloaded_unasked(offline_hub):
-    with pytest.raises(TextError, match=r"google/tiny.*nothing is downloaded unasked: place"):
+def test_a_hub_name_is_not_downloaded_unasked_and_the_error_says_what_to_place_where(offline_hub):
+    import huggingface_hub.constants
+
+    with pytest.raises(TextError, match=r"google/tiny.*nothing is downloaded unasked") as caught:
         resolve("google/tiny")
-    with pytest.raises(TextError, match="download=True"):
-        resolve("google/tiny")
+    for told in (
+        f"not in the Hugging Face cache ({offline_hub})",
+        "set text.download=true (download=True in Python), or",
+        "place config.json, model.safetensors and the tokenizer (tokenizer.json, or vocab.txt with "
+        f"tokenizer_config.json) from {huggingface_hub.constants.ENDPOINT}/google/tiny in a folder "
+        "and set text.checkpoint to that folder",
+    ):
+        assert told in str(caught.value)
+    assert "minilm" not in str(caught.value), "nothing that is near it"
 
 
 def test_a_misspelt_name_is_met_with_the_nearest(offline_hub):
@@ -165,12 +176,18 @@ def test_a_misspelt_name_is_met_with_the_nearest(offline_hub):
         resolve("mini lm")
 
 
-def test_a_hub_name_in_the_local_cache_is_used_without_the_network(offline_hub):
+def cached(hub: Path) -> Path:
+    """A whole checkpoint in a hub cache."""
     commit = "0123456789abcdef0123456789abcdef01234567"
-    repository = offline_hub / "models--google--tiny"
+    repository = hub / "models--google--tiny"
     snapshot = whole(repository / "snapshots" / commit)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(commit)
+    return snapshot
+
+
+def test_a_hub_name_in_the_local_cache_is_used_without_the_network(offline_hub):
+    snapshot = cached(offline_hub)
     found = resolve("google/tiny")
     assert found.name == "google/tiny"
     assert found.folder.samefile(snapshot)
@@ -186,17 +203,54 @@ def test_only_download_true_lets_the_hub_use_the_network(folder, monkeypatch):
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: None)
     resolve("google/tiny")
     assert resolve("google/tiny", download=True).folder == folder
     assert calls == [("google/tiny", True), ("google/tiny", False)]
 
 
-def test_a_failed_download_says_what_to_check(monkeypatch):
+@pytest.mark.parametrize("error", [OSError, RuntimeError])
+def test_a_failed_download_says_what_to_check_and_what_to_place_where(error, monkeypatch):
+    """Errors of the HTTP client need not be those of the system."""
     import huggingface_hub
 
-    def fail(name: str, **_: object) -> str:
-        raise OSError("no route to host")
+    def fail(*_: object, **__: object) -> str:
+        raise error("no route\nto host")
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
-    with pytest.raises(TextError, match=r"could not be downloaded \(no route to host\): check"):
+    for at_once in (fail, lambda *_, **__: None):
+        monkeypatch.setattr(huggingface_hub.HfApi, "model_info", at_once)
+        with pytest.raises(TextError) as caught:
+            resolve("google/tiny", download=True)
+        for told in (
+            "could not be downloaded (no route to host): check the name and the connection",
+            "place config.json, model.safetensors and",
+            "/google/tiny in a folder and set text.checkpoint to that folder",
+        ):
+            assert told in str(caught.value)
+
+
+@pytest.fixture
+def silent_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty hub cache, and a hub that takes connections and never answers."""
+    import huggingface_hub.constants
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", address)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(module, "_TIMEOUT", 0.05)
+        yield tmp_path / "hub"
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(silent_hub):
+    begun = time.monotonic()
+    with pytest.raises(TextError, match=r"could not be downloaded \(.*timed out.*\): check"):
         resolve("google/tiny", download=True)
+    assert time.monotonic() - begun < 30
+
+
+def test_what_is_cached_is_used_where_the_hub_does_not_answer(silent_hub):
+    snapshot = cached(silent_hub)
+    assert resolve("google/tiny", download=True).folder.samefile(snapshot)

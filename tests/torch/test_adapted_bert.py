@@ -12,7 +12,16 @@ from torch import Tensor
 
 from metarec.errors import LearnerError
 from metarec.text.checkpoint import Checkpoint
-from metarec.torch.adapted_bert import ADAPTS, AdaptedBert, AdaptedPart, Adapts
+from metarec.torch.adapted_bert import (
+    ADAPTS,
+    AdaptedBert,
+    AdaptedPart,
+    Adapts,
+    Compute,
+    Prefix,
+    Texts,
+    by_length,
+)
 from metarec.torch.bert import load
 
 SIZE, WIDTH = 16, 24
@@ -28,7 +37,7 @@ def make(checkpoint: Checkpoint, kind: Adapts, seed: int = 0, **settings: Any) -
 
 
 def states_of(bert: AdaptedBert, weights: dict[str, Tensor] | None = None) -> Tensor:
-    return bert.states(weights or bert.initial, bert.prefix(IDS, MASK))
+    return bert.states(weights or bert.initial, bert.prefix(Prefix(IDS, MASK)))
 
 
 def off_the_start(bert: AdaptedBert) -> dict[str, Tensor]:
@@ -148,15 +157,143 @@ def test_second_derivatives_pass_through_attention_that_is_written_out(
 def test_padding_changes_nothing(small_bert: Checkpoint) -> None:
     for kind in ADAPTS:
         bert = make(small_bert, kind)
-        alone = bert.states(bert.initial, bert.prefix(IDS[1:2, :3], MASK[1:2, :3]))
+        alone = bert.states(bert.initial, bert.prefix(Prefix(IDS[1:2, :3], MASK[1:2, :3])))
         assert torch.allclose(states_of(bert)[1:2, :3], alone, atol=1e-5), kind
 
 
-def test_texts_are_known_by_their_rows(small_bert: Checkpoint) -> None:
+def test_batches_by_length_pad_little_and_keep_the_order_of_the_texts(
+    small_bert: Checkpoint,
+) -> None:
+    rows, place = by_length(np.array([2, 4, 3, 4, 1]), size=2)
+    assert [batch.tolist() for batch in rows] == [[1, 3], [2, 0], [4]]
+    assert np.concatenate(rows)[place].tolist() == [0, 1, 2, 3, 4]
+
     bert = make(small_bert, "last_n")
-    prefix = bert.prefix(IDS, MASK)
-    rows = bert.states(bert.initial, prefix[torch.tensor([2, 0])])
-    assert torch.allclose(rows, states_of(bert)[[2, 0]], atol=1e-5)
+    together = bert.pooled(bert.initial, one_batch(bert), "mean")
+    rows, place = by_length(MASK.sum(1).numpy(), size=2)
+    apart = [Prefix(IDS[batch], MASK[batch]) for batch in rows]
+    texts = Texts(tuple(bert.prefix(batch) for batch in apart), torch.from_numpy(place))
+    assert len(texts) == len(IDS)
+    torch.testing.assert_close(bert.pooled(bert.initial, texts, "mean"), together)
+
+
+def one_batch(bert: AdaptedBert) -> Texts:
+    return Texts((bert.prefix(Prefix(IDS, MASK)),), torch.arange(len(IDS)))
+
+
+def test_which_of_two_texts_a_token_is_of_is_read(small_bert: Checkpoint) -> None:
+    types = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 0], [0, 1, 0, 0]])
+    model = load(small_bert.folder, "eager")
+    expected = model(input_ids=IDS, attention_mask=MASK, token_type_ids=types).last_hidden_state
+    for kind in ("last_n", "full"):
+        bert = make(small_bert, kind)
+        found = bert.states(bert.initial, bert.prefix(Prefix(IDS, MASK, types)))
+        assert (found - expected).abs()[MASK > 0].max() < 1e-5
+        assert (found - states_of(bert)).abs()[MASK > 0].max() > 1e-3
+
+
+@pytest.mark.parametrize("kind", ADAPTS)
+def test_the_first_state_alone_is_that_of_all(small_bert: Checkpoint, kind: Adapts) -> None:
+    """With its gradients."""
+    part = AdaptedPart(kind, rank=2, bottleneck=3, prefix_length=2, layers=2)
+    every, first = (
+        AdaptedBert(small_bert, part, np.random.default_rng(0), first_only=first_only)
+        for first_only in (False, True)
+    )
+    weights, direction = off_the_start(every), drawn_direction()[:, :1]
+    found = states_of(first, weights)
+    assert found.shape == (len(IDS), 1, SIZE)
+    expected = states_of(every, weights)[:, :1]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    if weights:
+        gradients, others = (
+            torch.autograd.grad((one * direction).sum(), list(weights.values()))
+            for one in (found, expected)
+        )
+        for one, other in zip(gradients, others, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+def gradients_of(bert: AdaptedBert) -> list[Tensor]:
+    weights = off_the_start(bert)
+    loss = (states_of(bert, weights) * drawn_direction()).sum()
+    return list(torch.autograd.grad(loss, list(weights.values())))
+
+
+@pytest.mark.parametrize("kind", ["bitfit", "last_n", "lora", "adapter", "prefix", "full"])
+def test_states_that_are_computed_again_have_the_same_gradients(
+    small_bert: Checkpoint, kind: Adapts
+) -> None:
+    """Also after the weights of the module were others in between."""
+    plain, again = make(small_bert, kind), make(small_bert, kind)
+    again.compute = Compute(checkpointing=True)
+    for one, other in zip(gradients_of(plain), gradients_of(again), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
+def test_computing_again_keeps_less_for_the_gradient(small_bert: Checkpoint) -> None:
+    kept = {}
+    for checkpointing in (False, True):
+        bert = make(small_bert, "full")
+        bert.compute = Compute(checkpointing=checkpointing)
+        weights = off_the_start(bert)
+        sizes: list[int] = []
+
+        def note(value: Tensor, sizes: list[int] = sizes) -> Tensor:
+            # what is kept of the texts, not the weights
+            sizes.append(value.numel() if value.shape[:1] == IDS.shape[:1] else 0)
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda value: value):
+            states_of(bert, weights)
+        kept[checkpointing] = sum(sizes)
+    assert kept[True] < kept[False] / 5
+
+
+def test_second_derivatives_pass_through_what_is_computed_again(small_bert: Checkpoint) -> None:
+    found = []
+    for checkpointing in (False, True):
+        bert = make(small_bert, "lora")
+        bert.compute = Compute(checkpointing=checkpointing)
+        weights = off_the_start(bert)
+        loss = (states_of(bert, weights) * drawn_direction()).sum()
+        first = torch.autograd.grad(loss, list(weights.values()), create_graph=True)
+        total = sum((gradient**2).sum() for gradient in first)
+        found.append(torch.autograd.grad(total, list(weights.values())))
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_near_and_its_results_are_float32(
+    small_bert: Checkpoint, precision: Any
+) -> None:
+    """Here by a CPU's own half precision, which learners refuse for being slow."""
+    bert, half = make(small_bert, "last_n"), make(small_bert, "last_n")
+    half.compute = Compute(precision)
+    found = states_of(half)
+    assert found.dtype == torch.float32
+    difference = (found - states_of(bert)).abs()[MASK > 0].max()
+    assert 1e-5 < difference < 0.05
+    for one, other in zip(gradients_of(bert), gradients_of(half), strict=True):
+        assert other.dtype == torch.float32
+        assert (one - other).norm() <= 0.1 * one.norm() + 1e-3
+
+
+@pytest.mark.parametrize(
+    ("compute", "device", "first_order", "message"),
+    [
+        (Compute("bf16"), "cpu", True, r"precision=bf16 needs a GPU.*precision=fp32"),
+        (Compute("fp16"), "cpu", True, r"precision=fp16 needs a GPU"),
+        (Compute(compile=True), "cpu", False, r"compile=true has no second derivative"),
+    ],
+)
+def test_what_the_device_or_the_order_lacks_is_refused(
+    compute: Compute, device: str, first_order: bool, message: str
+) -> None:
+    with pytest.raises(LearnerError, match=message):
+        compute.check(torch.device(device), first_order)
+    Compute(checkpointing=True).check(torch.device(device), first_order)
 
 
 def test_the_first_weights_are_those_of_the_generator_alone(small_bert: Checkpoint) -> None:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from metarec.loops import InnerLoop, OuterLoss
-from metarec.torch.adapted_bert import Prefix
-from metarec.torch.bert_loop import UserTask, adapt, meta_gradients
+from metarec.torch.adapted_bert import Prefix, Texts
+from metarec.torch.bert_loop import Shots, TextScorer, UserTask, adapt, meta_gradients
 from metarec.torch.episodic import outer_loss
 from metarec.torch.inner_loop import Episodes
 
@@ -21,24 +21,45 @@ RATE = 0.3
 class Quadratic:
     """Scores `x A b` of texts whose only state is x: not linear in its two weights."""
 
-    def support_scores(self, weights: Any, shots: Prefix, labels: np.ndarray) -> Tensor:
-        return shots.values[:, 0] @ weights["A"] @ weights["b"]
+    device = torch.device("cpu")
+    loss_scale = 1.0
+    inputs: Any = None
+
+    def initial(self, rng: np.random.Generator) -> Any: ...
+
+    def texts_of_shots(self, shots: Any, labels: Any) -> Any: ...
+
+    def texts_of_candidates(self, shots: Any, labels: Any, candidates: Any) -> Any: ...
+
+    def support_scores(self, weights: Any, shots: Texts, context_weights: Tensor) -> Tensor:
+        return rows_of(shots) @ weights["A"] @ weights["b"]
 
     def query_scores(
-        self, weights: Any, shots: Prefix | None, labels: np.ndarray, candidates: Prefix
+        self, weights: Any, shots: Texts | None, context_weights: Tensor, candidates: Texts
     ) -> Tensor:
-        return candidates.values[:, 0] @ weights["A"] @ weights["b"]
+        return rows_of(candidates) @ weights["A"] @ weights["b"]
 
 
-def texts(rng: np.random.Generator, count: int) -> Prefix:
+class Scaled(Quadratic):
+    """Whose losses are multiplied, and gradients divided."""
+
+    loss_scale = 1024.0
+
+
+def rows_of(texts: Texts) -> Tensor:
+    return texts.batches[0].values[:, 0]
+
+
+def texts(rng: np.random.Generator, count: int) -> Texts:
     values = torch.from_numpy(rng.standard_normal((count, 1, 3)))
-    return Prefix(values, torch.ones(count, 1, dtype=torch.int64))
+    batch = Prefix(values, torch.ones(count, 1, dtype=torch.int64))
+    return Texts((batch,), torch.arange(count))
 
 
-def labels(rng: np.random.Generator, count: int) -> np.ndarray:
+def labels(rng: np.random.Generator, count: int) -> Tensor:
     found = (rng.random(count) < 0.5).astype(np.float32)
     found[:1] = 1
-    return found
+    return torch.from_numpy(found)
 
 
 def tasks_of(shots: tuple[int, ...] = (3, 0, 2, 4), queries: int = 5) -> list[UserTask]:
@@ -46,8 +67,9 @@ def tasks_of(shots: tuple[int, ...] = (3, 0, 2, 4), queries: int = 5) -> list[Us
     made = []
     for count in shots:
         own = labels(rng, count)
-        given = texts(rng, count) if count else None
-        made.append(UserTask(given, own, own, texts(rng, queries), labels(rng, queries)))
+        shots = Shots(texts(rng, count) if count else None, own, own)
+        asked, targets = texts(rng, queries), labels(rng, queries)
+        made.append(UserTask(shots, asked, targets, float(targets.sum())))
     return made
 
 
@@ -62,9 +84,9 @@ def first_weights() -> dict[str, Tensor]:
 
 def by_the_formula(weights: dict[str, Tensor], task: UserTask, steps: int) -> dict[str, Tensor]:
     """`w - rate · dL/dw`, the derivatives of the logistic loss written out."""
-    if task.shots is None:
+    if task.shots.texts is None:
         return weights
-    rows, y = task.shots.values[:, 0], torch.from_numpy(task.targets).double()
+    rows, y = rows_of(task.shots.texts), task.shots.targets.double()
     A, b = weights["A"], weights["b"]
     for _ in range(steps):
         error = (torch.sigmoid(rows @ A @ b) - y) / len(y)
@@ -76,7 +98,7 @@ def by_the_formula(weights: dict[str, Tensor], task: UserTask, steps: int) -> di
 
 
 def batch_loss(scores: list[Tensor], tasks: list[UserTask], kind: OuterLoss) -> Tensor:
-    targets = torch.stack([torch.from_numpy(task.query_targets).double() for task in tasks])
+    targets = torch.stack([task.targets.double() for task in tasks])
     nothing, mask = torch.zeros(0), torch.ones_like(targets)
     episodes = Episodes(nothing, nothing, nothing, nothing, targets, mask)
     return outer_loss(kind, "bce", torch.stack(scores), episodes)
@@ -90,7 +112,7 @@ def test_in_second_order_it_is_the_gradient_of_the_whole_batch(kind: OuterLoss, 
     scores = []
     for task in tasks:
         fast = by_the_formula(weights, task, steps)
-        scores.append(task.queries.values[:, 0] @ fast["A"] @ fast["b"])
+        scores.append(rows_of(task.queries) @ fast["A"] @ fast["b"])
     expected = batch_loss(scores, tasks, kind)
     gradients = torch.autograd.grad(expected, list(weights.values()))
     assert float(loss) == pytest.approx(expected.item(), rel=1e-6)
@@ -108,7 +130,7 @@ def test_in_first_order_it_is_the_gradient_at_the_fast_weights(kind: OuterLoss) 
         fast = by_the_formula(weights, task, 2)
         own = {name: value.detach().requires_grad_() for name, value in fast.items()}
         every.append(own)
-        scores.append(task.queries.values[:, 0] @ own["A"] @ own["b"])
+        scores.append(rows_of(task.queries) @ own["A"] @ own["b"])
     loss = batch_loss(scores, tasks, kind)
     for name in weights:
         parts = torch.autograd.grad(loss, [own[name] for own in every], retain_graph=True)
@@ -119,9 +141,9 @@ def test_in_first_order_it_is_the_gradient_at_the_fast_weights(kind: OuterLoss) 
 
 def test_without_shots_or_steps_nothing_adapts() -> None:
     weights, (some, none) = first_weights(), tasks_of((3, 0))
-    assert adapt(Quadratic(), weights, none, InnerLoop(3, RATE), "bce") == weights
-    assert adapt(Quadratic(), weights, some, InnerLoop(0, RATE), "bce") == weights
-    moved = adapt(Quadratic(), weights, some, InnerLoop(1, RATE), "bce")
+    assert adapt(Quadratic(), weights, none.shots, InnerLoop(3, RATE), "bce") == weights
+    assert adapt(Quadratic(), weights, some.shots, InnerLoop(0, RATE), "bce") == weights
+    moved = adapt(Quadratic(), weights, some.shots, InnerLoop(1, RATE), "bce")
     expected = by_the_formula(weights, some, 1)
     for name in weights:
         torch.testing.assert_close(moved[name], expected[name], atol=1e-7, rtol=1e-7)
@@ -129,7 +151,29 @@ def test_without_shots_or_steps_nothing_adapts() -> None:
 
 def test_in_first_order_no_graph_of_a_step_is_kept() -> None:
     weights, (task,) = first_weights(), tasks_of((3,))
-    fast = adapt(Quadratic(), weights, task, InnerLoop(2, RATE, first_order=True), "bce")
+    fast = adapt(Quadratic(), weights, task.shots, InnerLoop(2, RATE, first_order=True), "bce")
     assert all(value.is_leaf and value.requires_grad for value in fast.values())
-    fast = adapt(Quadratic(), weights, task, InnerLoop(2, RATE), "bce")
+    fast = adapt(Quadratic(), weights, task.shots, InnerLoop(2, RATE), "bce")
     assert all(value.grad_fn is not None for value in fast.values())
+
+
+def test_each_weight_may_have_a_rate_of_its_own() -> None:
+    weights, (task,) = first_weights(), tasks_of((3,))
+    whole = adapt(Quadratic(), weights, task.shots, InnerLoop(1, RATE), "bce")
+    rates = {"A": 0.5 * RATE, "b": 0.0}
+    part = adapt(Quadratic(), weights, task.shots, InnerLoop(1, 0.0), "bce", rates.__getitem__)
+    half = weights["A"] + 0.5 * (whole["A"] - weights["A"])
+    torch.testing.assert_close(part["A"], half, atol=1e-9, rtol=1e-7)
+    assert torch.equal(part["b"], weights["b"])
+
+
+@pytest.mark.parametrize("first_order", [True, False])
+def test_a_scaled_loss_gives_the_same_gradients(first_order: bool) -> None:
+    assert isinstance(Scaled(), TextScorer)
+    weights, tasks = first_weights(), tasks_of()
+    inner = InnerLoop(2, RATE, first_order)
+    loss, plain = meta_gradients(Quadratic(), weights, tasks, inner, "bce", "softmax")
+    same_loss, scaled = meta_gradients(Scaled(), weights, tasks, inner, "bce", "softmax")
+    assert torch.equal(loss, same_loss)
+    for name in weights:
+        torch.testing.assert_close(plain[name], scaled[name], atol=1e-9, rtol=1e-6)

@@ -17,11 +17,11 @@ from metarec.inputs import Inputs
 from metarec.learner import Feedback, Support, TaskKind, Training
 from metarec.splits import Split
 from metarec.text.checkpoint import Checkpoint
-from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart, Prefix
-from metarec.torch.bi_encoder import BERT, HEAD, BiEncoder
-from metarec.torch.encoder import pool
+from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart, Texts
+from metarec.torch.bi_encoder import BiEncoder
 from metarec.torch.prefix_cache import PrefixCache
 from metarec.torch.scorer import MLP
+from metarec.torch.text_head import BERT, HEAD
 
 
 def tokens_of(count: int) -> list[list[int]]:
@@ -59,10 +59,10 @@ def made(
     bert = AdaptedBert(checkpoint, AdaptedPart(kind), np.random.default_rng(0), attention="eager")
     cache = PrefixCache(bert, tokens_of(data.n_items), padding=0)
     texts = cache(np.arange(data.n_items, dtype=np.int32))
-    states = bert.states(bert.initial, texts).detach()
-    frozen = torch.nn.functional.normalize(pool(states, texts.mask, "mean"), dim=-1).numpy()
+    pooled = bert.pooled(bert.initial, texts, "mean").detach()
+    frozen = torch.nn.functional.normalize(pooled, dim=-1).numpy()
     inputs = Inputs.fit(training_of(data, frozen, task, feedback))
-    return BiEncoder(bert, MLP((8,)), inputs), cache
+    return BiEncoder(bert, MLP((8,)), inputs, cache=cache), cache
 
 
 def tensors(weights: Any) -> dict[str, Tensor]:
@@ -78,8 +78,9 @@ def test_frozen_it_is_the_scorer_on_features(
     weights = tensors(encoder.initial(np.random.default_rng(1)))
     shots, candidates = np.arange(k_shot, dtype=np.int32), np.arange(10, 30, dtype=np.int32)
     labels = np.array([5, 2, 4, 1] if feedback == "rating" else [1, 0, 1, 1], np.float32)[:k_shot]
+    context = torch.from_numpy(encoder.inputs.weights(labels[None])[0])
     found = encoder.query_scores(
-        weights, cache(shots) if k_shot else None, labels, cache(candidates)
+        weights, cache(shots) if k_shot else None, context, cache(candidates)
     )
 
     inputs, head = encoder.inputs, {name[len(HEAD) :]: value for name, value in weights.items()}
@@ -90,7 +91,7 @@ def test_frozen_it_is_the_scorer_on_features(
     expected = encoder.scorer.score_catalogue(head, task, of_candidates, none[0])[0]
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
     if k_shot:
-        own = encoder.support_scores(weights, cache(shots), labels)
+        own = encoder.support_scores(weights, cache(shots), context)
         assembled = encoder.scorer.assemble(vectors, each, none[:, :k_shot])
         mine = encoder.scorer.forward(head, assembled)[0]
         torch.testing.assert_close(own, mine, atol=1e-4, rtol=1e-4)
@@ -101,11 +102,11 @@ def test_the_order_of_shots_and_of_candidates_changes_nothing(
 ) -> None:
     encoder, cache = made(tiny_dataset, small_bert, "last_n")
     weights = tensors(encoder.initial(np.random.default_rng(1)))
-    shots, labels = np.array([0, 1, 2], np.int32), np.array([1, 0, 1], np.float32)
+    shots, context = np.array([0, 1, 2], np.int32), torch.tensor([1.0, -1.0, 1.0])
     candidates, order = np.arange(5, 12, dtype=np.int32), np.array([2, 0, 1])
-    one = encoder.query_scores(weights, cache(shots), labels, cache(candidates))
+    one = encoder.query_scores(weights, cache(shots), context, cache(candidates))
     other = encoder.query_scores(
-        weights, cache(shots[order]), labels[order], cache(candidates[::-1])
+        weights, cache(shots[order]), context[order], cache(candidates[::-1])
     )
     torch.testing.assert_close(one, other.flip(0), atol=1e-5, rtol=1e-5)
 
@@ -117,12 +118,11 @@ def test_a_gradient_step_on_the_support_moves_bert_and_head(
     encoder, cache = made(tiny_dataset, small_bert, kind)
     weights = tensors(encoder.initial(np.random.default_rng(1)))
     assert {name[: len(HEAD)] for name in weights} == {BERT, HEAD}
-    shots: Prefix = cache(np.array([0, 1, 2], np.int32))
-    labels = np.array([1, 0, 1], np.float32)
+    shots: Texts = cache(np.array([0, 1, 2], np.int32))
+    targets = torch.tensor([1.0, 0.0, 1.0])
 
     def loss(given: dict[str, Tensor]) -> Tensor:
-        scores = encoder.support_scores(given, shots, labels)
-        targets = torch.from_numpy(labels)
+        scores = encoder.support_scores(given, shots, 2 * targets - 1)
         return torch.nn.functional.binary_cross_entropy_with_logits(scores, targets)
 
     before = loss(weights)

@@ -16,7 +16,7 @@ from torch import Tensor
 from metarec.engines import choose_engine
 from metarec.errors import LearnerError
 from metarec.loops import Engine, InnerLoop, Loss
-from metarec.torch import inner_loop, reference
+from metarec.torch import gram, inner_loop, reference
 from metarec.torch.inner_loop import (
     Episodes,
     Rates,
@@ -235,6 +235,24 @@ def test_more_tasks_than_a_block_are_the_same_tasks(first_order: bool, every_ste
         for engine in ("gram", "vmap")
     )
     assert_parity(ours, theirs)
+
+
+@LOSSES
+@ORDERS
+@pytest.mark.parametrize("every_step", [False, True])
+def test_rates_that_the_host_does_not_read_do_the_same(
+    loss: Loss, first_order: bool, every_step: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, which would have to be waited for."""
+    parameters, episodes, rates = draw_parameters(), draw_episodes(), by_layer(3)
+    inner = InnerLoop(3, 0.1, first_order, "gram")
+    results = []
+    for readable in (True, False):
+        monkeypatch.setattr(gram, "_readable", lambda values, found=readable: found)
+        results.append(
+            outer(parameters, episodes, inner, loss=loss, rates=rates, every_step=every_step)
+        )
+    assert_parity(results[1], results[0])
 
 
 @OURS

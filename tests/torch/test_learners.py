@@ -243,15 +243,3 @@ def test_no_shot_is_served(tiny_dataset: Dataset) -> None:
     support = Support(none.astype(np.int32), none.astype(np.float32), none.astype(bool))
     scores = learner.score(learner.adapt(meta_parameters, support), training.known)
     np.testing.assert_array_equal(scores[0], scores[1])
-
-
-@pytest.mark.gpu
-def test_a_gpu_trains_and_scores_as_the_cpu_does(tiny_dataset: Dataset) -> None:
-    scores = []
-    for device in ("cpu", "cuda"):
-        split, training = make_training(tiny_dataset)
-        learner = MAML(**SMALL, **SCORER, device=device)
-        meta_parameters = learner.fit(training)
-        support = evaluation_episodes(split, "test", "user_cold", k_shot=4).support
-        scores.append(learner.score(learner.adapt(meta_parameters, support), training.known))
-    np.testing.assert_allclose(scores[0], scores[1], rtol=1e-3, atol=1e-3)

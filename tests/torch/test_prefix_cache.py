@@ -11,14 +11,30 @@ import torch
 
 from metarec.errors import LearnerError
 from metarec.text.checkpoint import Checkpoint
-from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart
-from metarec.torch.prefix_cache import MEBIBYTE, PrefixCache
+from metarec.text.tokens import Pair
+from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart, Prefix, Texts
+from metarec.torch.prefix_cache import BATCH, MEBIBYTE, PairCache, PrefixCache, padded
 
 SIZE = 16
 TOKENS = [[1, 5, 6, 2], [1, 2], [1, 7, 2], [1, 5, 6, 2], [1, 9, 8, 7, 2]]
 DISTINCT = 14
 """Tokens of the distinct texts."""
 EVERY = np.arange(len(TOKENS), dtype=np.int32)
+
+
+def values_of(texts: Texts) -> torch.Tensor:
+    """Of texts that are one batch, in their order."""
+    (batch,) = texts.batches
+    return batch.values[texts.order]
+
+
+def mask_of(texts: Texts) -> torch.Tensor:
+    (batch,) = texts.batches
+    return batch.mask[texts.order]
+
+
+def by_itself(bert: AdaptedBert, tokens: list[int], types: list[int] | None = None) -> torch.Tensor:
+    return bert.prefix(padded([tokens], 0, None if types is None else [types])).values[0]
 
 
 @pytest.fixture(scope="module")
@@ -29,20 +45,30 @@ def bert(small_bert: Checkpoint) -> AdaptedBert:
 def test_the_states_are_those_of_the_frozen_layers(bert: AdaptedBert) -> None:
     cache = PrefixCache(bert, TOKENS, padding=0)
     found = cache(EVERY)
-    assert found.values.shape == (5, 5, SIZE)
+    values, mask = values_of(found), mask_of(found)
+    assert values.shape == (5, 5, SIZE)
     for row, tokens in enumerate(TOKENS):
-        ids = torch.tensor([tokens])
-        alone = bert.prefix(ids, torch.ones_like(ids)).values[0]
-        assert found.mask[row].tolist() == [1] * len(tokens) + [0] * (5 - len(tokens))
-        torch.testing.assert_close(found.values[row, : len(tokens)], alone, atol=1e-5, rtol=0)
+        alone = by_itself(bert, tokens)
+        assert mask[row].tolist() == [1] * len(tokens) + [0] * (5 - len(tokens))
+        torch.testing.assert_close(values[row, : len(tokens)], alone, atol=1e-5, rtol=0)
 
 
 def test_texts_come_in_the_order_asked_for_padded_to_the_longest(bert: AdaptedBert) -> None:
     cache = PrefixCache(bert, TOKENS, padding=0)
     some, every = cache(np.array([2, 1, 2], np.int32)), cache(EVERY)
-    assert some.mask.tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1]]
-    assert torch.equal(some.values[0], every.values[2, :3])
-    assert torch.equal(some.values[0], some.values[2])
+    assert mask_of(some).tolist() == [[1, 1, 1], [1, 1, 0], [1, 1, 1]]
+    assert torch.equal(values_of(some)[0], values_of(every)[2, :3])
+    assert torch.equal(values_of(some)[0], values_of(some)[2])
+
+
+def test_many_texts_come_in_batches_of_similar_length(bert: AdaptedBert) -> None:
+    cache = PrefixCache(bert, TOKENS, padding=0)
+    texts = cache(np.tile(EVERY, BATCH).astype(np.int32))
+    assert len(texts) == 5 * BATCH
+    assert [len(batch.mask) for batch in texts.batches] == [BATCH] * 5
+    assert [batch.mask.shape[1] for batch in texts.batches] == [5, 4, 4, 3, 2]
+    pooled = bert.pooled(bert.initial, texts, "mean")
+    torch.testing.assert_close(pooled[5:10], pooled[:5])
 
 
 def test_a_text_that_occurs_twice_is_computed_and_kept_once(
@@ -51,9 +77,9 @@ def test_a_text_that_occurs_twice_is_computed_and_kept_once(
     computed: list[int] = []
     prefix = AdaptedBert.prefix
 
-    def counted(self: AdaptedBert, ids: torch.Tensor, mask: torch.Tensor) -> Any:
-        computed.append(len(ids))
-        return prefix(self, ids, mask)
+    def counted(self: AdaptedBert, batch: Prefix) -> Any:
+        computed.append(len(batch.mask))
+        return prefix(self, batch)
 
     monkeypatch.setattr(AdaptedBert, "prefix", counted)
     cache = PrefixCache(bert, TOKENS, padding=0)
@@ -61,7 +87,7 @@ def test_a_text_that_occurs_twice_is_computed_and_kept_once(
     assert cache.mebibytes == 4 * SIZE * DISTINCT / MEBIBYTE
     found = cache(EVERY)
     assert sum(computed) == 4
-    assert torch.equal(found.values[0], found.values[3])
+    assert torch.equal(values_of(found)[0], values_of(found)[3])
 
 
 def test_what_memory_does_not_hold_lies_on_disk_and_is_found_again(
@@ -73,14 +99,14 @@ def test_what_memory_does_not_hold_lies_on_disk_and_is_found_again(
     assert in_memory.file is None
     assert on_disk.file is not None
     assert [on_disk.file] == list((tmp_path / "cache").iterdir())
-    assert torch.equal(on_disk(EVERY).values, in_memory(EVERY).values)
+    assert torch.equal(values_of(on_disk(EVERY)), values_of(in_memory(EVERY)))
 
     def never(*arguments: Any) -> None:
         raise AssertionError("computed again")
 
     monkeypatch.setattr(AdaptedBert, "prefix", never)
     again = PrefixCache(bert, TOKENS, 0, **settings)
-    assert torch.equal(again(EVERY).values, in_memory(EVERY).values)
+    assert torch.equal(values_of(again(EVERY)), values_of(in_memory(EVERY)))
     with pytest.raises(AssertionError, match="computed again"):
         PrefixCache(bert, TOKENS[:2], 0, **settings)
     assert [on_disk.file] == list((tmp_path / "cache").iterdir())
@@ -96,8 +122,65 @@ def test_where_the_embeddings_adapt_token_numbers_are_kept(small_bert: Checkpoin
     cache = PrefixCache(full, TOKENS, padding=0, memory_mib=0.0)
     found = cache(EVERY)
     assert cache.mebibytes == 0
-    assert found.values[2].tolist() == [1, 7, 2, 0, 0]
-    states = full.states(full.initial, found)
-    ids = torch.tensor([TOKENS[2]])
-    alone = full.states(full.initial, full.prefix(ids, torch.ones_like(ids)))
-    torch.testing.assert_close(states[2, :3], alone[0], atol=1e-5, rtol=0)
+    assert values_of(found)[2].tolist() == [1, 7, 2, 0, 0]
+    pooled = full.pooled(full.initial, found, "mean")
+    alone = full.states(full.initial, full.prefix(padded([TOKENS[2]], 0)))[0].mean(0)
+    torch.testing.assert_close(pooled[2], alone, atol=1e-5, rtol=0)
+
+
+PAIRS = [Pair([1, 5, 2, 6, 2], [0, 0, 0, 1, 1]), Pair([1, 2, 7, 8, 9, 2], [0, 0, 1, 1, 1, 1])]
+
+
+def test_the_states_of_pairs_are_those_of_the_frozen_layers(bert: AdaptedBert) -> None:
+    texts = PairCache(bert, padding=0)(PAIRS)
+    values = values_of(texts)
+    for row, pair in enumerate(PAIRS):
+        alone = by_itself(bert, pair.tokens, pair.types)
+        torch.testing.assert_close(values[row, : len(pair.tokens)], alone, atol=1e-5, rtol=0)
+
+
+def test_pairs_without_types_are_read_as_one_text(bert: AdaptedBert) -> None:
+    texts = PairCache(bert, padding=0)([Pair(pair.tokens) for pair in PAIRS])
+    alone = by_itself(bert, PAIRS[0].tokens)
+    torch.testing.assert_close(values_of(texts)[0, :5], alone, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("memory_mib", "disk_mib", "computed"), [(1.0, 0.0, 1), (0.0, 1.0, 1), (0.0, 0.0, 2)]
+)
+def test_pairs_of_an_episode_are_computed_once_within_the_budgets(
+    bert: AdaptedBert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    memory_mib: float, disk_mib: float, computed: int,
+) -> None:  # fmt: skip
+    calls: list[int] = []
+    prefix = AdaptedBert.prefix
+
+    def counted(self: AdaptedBert, batch: Prefix) -> Any:
+        calls.append(len(batch.mask))
+        return prefix(self, batch)
+
+    monkeypatch.setattr(AdaptedBert, "prefix", counted)
+    cache = PairCache(bert, 0, memory_mib, disk_mib, tmp_path if disk_mib else None)
+    first, second = cache(PAIRS), cache(PAIRS)
+    assert torch.equal(values_of(first), values_of(second))
+    assert len(calls) == computed
+    assert len(list(tmp_path.iterdir())) == (1 if disk_mib else 0)
+    # another process, and other pairs
+    cache = PairCache(bert, 0, memory_mib, disk_mib, tmp_path if disk_mib else None)
+    assert torch.equal(values_of(cache(PAIRS)), values_of(first))
+    assert len(calls) == computed + (0 if disk_mib else 1)
+    cache(PAIRS[:1])
+    assert len(calls) == computed + (1 if disk_mib else 2)
+
+
+def test_files_of_one_layer_are_no_other_layers(small_bert: Checkpoint, tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part in (AdaptedPart("last_n"), AdaptedPart("last_n", layers=2), AdaptedPart("head")):
+        bert = AdaptedBert(small_bert, part, rng)
+        PairCache(bert, 0, 0.0, 1.0, tmp_path)(PAIRS)
+    assert len(list(tmp_path.iterdir())) == 3
+    for kind in ("lora", "head"):
+        # of a BERT whose last layer is computed in part, that layer is not kept
+        bert = AdaptedBert(small_bert, AdaptedPart(kind), rng, first_only=True)
+        PairCache(bert, 0, 0.0, 1.0, tmp_path)(PAIRS)
+    assert len(list(tmp_path.iterdir())) == 3
