@@ -41,11 +41,12 @@ from metarec.runs.fields import conformed
 from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.prepare import prepare, training_of
 from metarec.runs.resume import write_text
-from metarec.speed.rows import ENCODING, SAMPLING, TRAINING, reached
+from metarec.speed.rows import BERT_STEP, BERT_USER, ENCODING, SAMPLING, TRAINING, reached
 from metarec.speed.session import Session
 from metarec.speed.settings import WORKS, SamplingWork, SpeedSettings, TrainingWork
 from metarec.speed.show import limits, table_of_contenders, table_of_parity, table_of_rows
-from metarec.speed.work import StepWork
+from metarec.speed.work import BertWork, StepWork
+from metarec.text import Checkpoint, resolve
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -71,7 +72,7 @@ def main(composed: DictConfig) -> None:
         bar = Progress(*columns, TimeElapsedColumn(), console=console, disable=not progress)
         session = Session(settings, tracker(bar, progress))
         with bar:
-            session.measure(sampler, training, titles)
+            session.measure(sampler, training, titles, checkpoint_of(config, settings))
     except MetarecError as error:
         sys.exit(f"error: {error}")
     about = {
@@ -94,7 +95,7 @@ def main(composed: DictConfig) -> None:
 
 def settings_of(values: dict[str, Any]) -> SpeedSettings:
     """The settings, each key and each value checked."""
-    parts = {"step": StepWork, "sampling": SamplingWork, "training": TrainingWork}
+    parts = {"step": StepWork, "bert": BertWork, "sampling": SamplingWork, "training": TrainingWork}
     for name, kind in parts.items():
         if isinstance(values.get(name), Mapping):
             values[name] = kind(**conformed(values[name], kind, f"speed.{name}"))
@@ -126,6 +127,17 @@ def titles_of(config: RunConfig, settings: SpeedSettings) -> list[str]:
     text = materials.dataset.item_text
     titles = text.get("title", materials.texts)
     return [str(title) for title in titles[: settings.titles]]
+
+
+def checkpoint_of(config: RunConfig, settings: SpeedSettings) -> Checkpoint | None:
+    """The BERT of the rows over one that adapts; None, said so, where it is not at hand."""
+    if not (settings.measures(BERT_STEP) or settings.measures(BERT_USER)):
+        return None
+    try:
+        return resolve(config.text.checkpoint, config.text.download)
+    except TextError as error:
+        console.print(f"left out what needs a BERT: {escape(str(error))}")
+        return None
 
 
 def meta_train(config: RunConfig, settings: SpeedSettings, progress: bool) -> tuple[Training, str]:

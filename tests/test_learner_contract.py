@@ -48,15 +48,16 @@ def of(name: str, **arguments: Any) -> functools.partial[Learner]:
     return functools.partial(made, name, arguments)
 
 
-SECOND_ORDER = {"first_order": False, "attention": "eager", "adapted": "lora"}
+def made_in_torch(name: str, arguments: dict[str, Any]) -> Learner:
+    return made(name, arguments)
 
 
-def bert(kind: str, **arguments: Any) -> Learner:
-    """A learner over a small BERT, in PyTorch only."""
-    small = {"hidden_sizes": (4,), "head_steps": 3, "steps": 2, "pair_length": 24}
-    rates = {"bert_inner_learning_rate": 0.1, "inner_learning_rate": 0.1, "rank": 2}
+def bert(kind: str, **arguments: Any) -> functools.partial[Learner]:
+    """How to make a learner over a small BERT, which PyTorch alone has."""
+    small = {"hidden_sizes": (4,), "head_steps": 3, "steps": 2, "pair_length": 24, "rank": 2}
+    rates = {"bert_inner_learning_rate": 0.1, "inner_learning_rate": 0.1, "task_batch": 4}
     name = {"maml": "bert_maml.BertMAML", "transfer": "bert_transfer.BertTransfer"}[kind]
-    return made(name, {**small, **rates, **arguments})
+    return functools.partial(made_in_torch, name, {**small, **rates, **arguments})
 
 
 # name, how to make it, kinds of task that it serves, feedback that it takes
@@ -182,11 +183,16 @@ LEARNERS: list[tuple[str, Callable[..., Learner], tuple[str, ...], tuple[str, ..
         BOTH,
         ANY,
     ),
-    ("bert_maml", lambda: bert("maml"), ("user",), ANY),
-    ("bert_maml_second_order", lambda: bert("maml", **SECOND_ORDER), ("user",), ANY),
-    ("bert_maml_cross", lambda: bert("maml", reads="cross", head_steps=0), ("user",), ANY),
-    ("bert_transfer", lambda: bert("transfer", adapted="full"), ("user",), ANY),
-    ("bert_transfer_head", lambda: bert("transfer", adapted="head"), ("user",), ANY),
+    ("bert_maml", bert("maml"), ("user",), ANY),
+    (
+        "bert_maml_second_order",
+        bert("maml", first_order=False, attention="eager", adapted="lora"),
+        ("user",),
+        ANY,
+    ),
+    ("bert_maml_cross", bert("maml", reads="cross", head_steps=0), ("user",), ANY),
+    ("bert_transfer", bert("transfer", adapted="full"), ("user",), ANY),
+    ("bert_transfer_head", bert("transfer", adapted="head"), ("user",), ANY),
     ("protocf", of("protocf.ProtoCF", embedding_size=4, groups=3, steps=5), ("item",), ANY),
     (
         "protocf_dot",
@@ -299,7 +305,7 @@ def make_support(training: Training, k_shot: int = K_SHOT) -> Support:
 CLASSES = {
     make.args[0]: (f"{name}-jax", functools.partial(make, "jax"), kinds, feedbacks)
     for name, make, kinds, feedbacks in reversed(LEARNERS)
-    if isinstance(make, functools.partial)
+    if isinstance(make, functools.partial) and make.func is made
 }
 IN_JAX = list(reversed(CLASSES.values()))
 EVERY = [*LEARNERS, *IN_JAX]

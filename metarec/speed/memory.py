@@ -39,18 +39,7 @@ def peak_mebibytes(backend: str, engine: str, device: str, work: StepWork) -> fl
         RunError: if the process fails.
     """
     asked = {"backend": backend, "engine": engine, "device": device, "work": asdict(work)}
-    root = str(Path(__file__).resolve().parents[2])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-m", "metarec.speed.memory", json.dumps(asked)],
-        env={**os.environ, "PYTHONPATH": path},
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise RunError(f"memory of {backend} {engine}: {done.stderr.strip().splitlines()[-1]}")
-    found: float | None = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return peak_of_process("metarec.speed.memory", json.dumps(asked))
 
 
 def main(asked: str) -> None:
@@ -80,6 +69,45 @@ def resident_peak_bytes(call: Callable[[], object]) -> int | None:
         return _growth_of_the_mark(call)
     call()
     return _status("VmHWM") - before
+
+
+def peak_of_process(module: str, *arguments: str) -> float | None:
+    """The most memory that a module needs that is run in a process of its own.
+
+    Args:
+        module: prints MiB, or null, in its last line.
+        arguments: of its command line.
+
+    Raises:
+        RunError: if the process fails.
+    """
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise RunError(f"memory by {module}: {done.stderr.strip().splitlines()[-1]}")
+    found: float | None = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def mark_of_process() -> float | None:
+    """MiB of this process at the most so far; None where the system does not tell."""
+    try:
+        # the other mark is inherited from the process that started this one
+        return _status("VmHWM") / 2**20
+    except (OSError, KeyError):
+        pass
+    try:
+        import resource
+    except ImportError:
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _status(key: str) -> int:

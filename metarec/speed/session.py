@@ -9,9 +9,11 @@ from typing import Any
 from metarec.episodes import EpisodeSampler
 from metarec.learner import Training
 from metarec.speed.measure import Measured, interleaved, one_core
-from metarec.speed.memory import peak_mebibytes
+from metarec.speed.memory import peak_mebibytes, peak_of_process
 from metarec.speed.parity import Parity, parity
 from metarec.speed.rows import (
+    BERT_STEP,
+    BERT_USER,
     CATALOGUE,
     ENCODING,
     FIRST_ORDER,
@@ -27,7 +29,8 @@ from metarec.speed.rows import (
     row_of,
 )
 from metarec.speed.settings import SpeedSettings
-from metarec.speed.work import LEARN2LEARN, Contender, backend_of
+from metarec.speed.work import LAST, LEARN2LEARN, Contender, backend_of
+from metarec.text.checkpoint import Checkpoint
 
 PARITY_TASKS, PARITY_STEPS = 12, (1, 5)
 
@@ -65,6 +68,7 @@ class Session:
         sampler: EpisodeSampler | None,
         training: Training | None,
         titles: Sequence[str] = (),
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         """Measures everything.
 
@@ -72,6 +76,7 @@ class Session:
             sampler: whose episodes are drawn; None to leave that out.
             training: whose meta-training is timed; None to leave that out.
             titles: that the encoders encode; none to leave that out.
+            checkpoint: of a BERT that adapts; None to leave that out.
         """
         self.compare_engines()
         self.time_product()
@@ -86,6 +91,8 @@ class Session:
             self.time_training(training)
         if titles:
             self.time_encoding(titles)
+        if checkpoint is not None and "torch" in self.settings.backends:
+            self.time_bert(checkpoint)
         self.time_product()
 
     def compare_engines(self) -> None:
@@ -184,6 +191,27 @@ class Session:
             for name in self.settings.backends
         }
         self.works[ENCODING] = self._timed(ENCODING, contenders, self.settings.encoding_repeats)
+
+    def time_bert(self, checkpoint: Checkpoint) -> None:
+        """Times a BERT that adapts, which is PyTorch's alone, and measures its memory."""
+        from metarec.torch import bert_speed
+
+        settings = self.settings
+        if settings.measures(BERT_STEP):
+            contenders = bert_speed.steps(settings.bert, checkpoint, settings.device)
+            measured = self._timed(BERT_STEP, contenders, settings.bert_repeats)
+            self.works[BERT_STEP] = measured
+            advance = self.track(f"{BERT_STEP}: memory", settings.memory_repeats)
+            for _ in range(settings.memory_repeats):
+                peak = peak_of_process(
+                    "metarec.torch.bert_speed", str(checkpoint.folder), settings.device
+                )
+                if peak is not None:
+                    measured.mebibytes.setdefault(LAST, []).append(peak)
+                advance()
+        if settings.measures(BERT_USER):
+            contenders = bert_speed.user(settings.bert, checkpoint, settings.device)
+            self.works[BERT_USER] = self._timed(BERT_USER, contenders, settings.bert_repeats)
 
     def rows(self) -> list[tuple[Bound, Row]]:
         """Each bound of what was measured, and its row, in the order of the table."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from metarec.speed.rows import (
+    BERT_STEP,
+    BERT_USER,
     CATALOGUE,
     ENCODING,
     SAMPLING,
@@ -13,9 +15,12 @@ from metarec.speed.rows import (
     STEP_SECOND,
     TRAINING,
 )
-from metarec.speed.work import StepWork
+from metarec.speed.work import BertWork, StepWork
 
-WORKS = (STEP_SECOND, STEP_FIRST, STEP_LARGE, CATALOGUE, SAMPLING, TRAINING, ENCODING)
+WORKS = (
+    *(STEP_SECOND, STEP_FIRST, STEP_LARGE, CATALOGUE, SAMPLING, TRAINING, ENCODING),
+    *(BERT_STEP, BERT_USER),
+)
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,8 @@ class SpeedSettings:
         training: the whole process.
         titles: how many the encoders encode.
         encoding_repeats: of that, which takes seconds.
+        bert: the meta-training step over a BERT that adapts.
+        bert_repeats: of that, which takes seconds.
     """
 
     device: str = "cpu"
@@ -87,6 +94,8 @@ class SpeedSettings:
     training: TrainingWork = field(default_factory=TrainingWork)
     titles: int = 2000
     encoding_repeats: int = 5
+    bert: BertWork = field(default_factory=BertWork)
+    bert_repeats: int = 5
 
     def step_of(self, work: str) -> StepWork:
         """The step of a work of this name."""
@@ -102,8 +111,11 @@ class SpeedSettings:
         """Whether the sizes are those that names and bounds of the rows are for."""
         mine, promised = self, SpeedSettings()
         return (
-            (mine.step, mine.large_tasks, mine.catalogue_items, mine.titles)
-            == (promised.step, promised.large_tasks, promised.catalogue_items, promised.titles)
+            (mine.step, mine.large_tasks, mine.catalogue_items, mine.titles, mine.bert)
+            == (
+                *(promised.step, promised.large_tasks, promised.catalogue_items, promised.titles),
+                promised.bert,
+            )
         ) and (mine.sampling.k_shot, mine.sampling.query_size) == (
             promised.sampling.k_shot,
             promised.sampling.query_size,

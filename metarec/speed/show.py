@@ -125,6 +125,8 @@ def _share(part: float | None, whole: float | None) -> str:
 
 
 def _memory(bound: Bound, measured: Measured) -> str:
+    if bound.mebibytes_at_most is not None:
+        return f" (at most {number(bound.mebibytes_at_most)})"
     share = share_of_memory(bound, measured)
     if share is None or bound.memory_at_most is None:
         return ""

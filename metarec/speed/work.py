@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 LEARN2LEARN = "learn2learn"
 """The contender that all backends are held against."""
+LAST, LORA, AGAIN = "torch last_n", "torch lora", "torch last_n, prefix recomputed"
+"""The contenders over a BERT that adapts."""
 USERS = 8
 """Users that a catalogue is scored for, in turn."""
 
@@ -62,6 +64,29 @@ class StepWork:
     inner_steps: int = 5
     inner_learning_rate: float = 0.01
     first_order: bool = False
+
+
+@dataclass(frozen=True)
+class BertWork:
+    """A meta-training step of MAML in first order over a BERT of which the last layer adapts.
+
+    The texts have as many tokens as are allowed, drawn at random, and the head is an MLP.
+
+    Args:
+        tasks: B.
+        k_shot: K texts of the support set of each task.
+        query_size: Q texts.
+        tokens: of a text, special ones included.
+        inner_steps: gradient steps on the support set.
+        hidden_sizes: of the head.
+    """
+
+    tasks: int = 8
+    k_shot: int = 5
+    query_size: int = 10
+    tokens: int = 32
+    inner_steps: int = 3
+    hidden_sizes: tuple[int, ...] = (64, 64)
 
 
 class StepArrays(NamedTuple):

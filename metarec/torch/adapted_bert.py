@@ -204,6 +204,7 @@ class AdaptedBert:
     Attributes:
         initial: the weights that adapt, by name.
         embedding_size: D.
+        vocabulary: number of tokens.
         frozen: number of layers below the lowest that adapts.
 
     Raises:
@@ -229,6 +230,7 @@ class AdaptedBert:
         self.part, self.checkpoint, self.device = part, checkpoint, torch.device(device)
         self.compute = compute or Compute()
         self.embedding_size: int = self._model.config.hidden_size
+        self.vocabulary: int = self._model.config.vocab_size
         # clones: they may be moved, and the module's own stay pretrained
         self.initial = {name: value.detach().clone() for name, value in adapts.items()}
         self._adapted = torch.compile(self._upwards) if self.compute.compile else self._upwards

@@ -17,17 +17,14 @@ from metarec.errors import LearnerError, did_you_mean
 from metarec.inputs import Inputs, nonzero
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import InnerLoop, OuterLoop, OuterLoss
-from metarec.pairs import UserItemPairs
-from metarec.text.store import default_folder
-from metarec.text.tokens import EncoderSettings, Tokenizer
 from metarec.torch import bert_loop, episodic
-from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart, Compute, Precision
+from metarec.torch.adapted_bert import AdaptedPart, Compute, Precision
 from metarec.torch.batches import ahead, sent
 from metarec.torch.bert import Attention
 from metarec.torch.bert_loop import Shots, TextScorer, UserTask
 from metarec.torch.bi_encoder import BiEncoder
 from metarec.torch.cross_encoder import CrossEncoder
-from metarec.torch.prefix_cache import PairCache, PrefixCache
+from metarec.torch.item_texts import ItemTexts, Loaded, Read
 from metarec.torch.scorer import MLP, build_scorer
 from metarec.torch.text_head import BERT, HEAD
 from metarec.torch.training import choose_device, train
@@ -52,16 +49,6 @@ class AdaptedTexts:
 
     scorer: TextScorer
     tasks: Sequence[tuple[Mapping[str, Tensor], Shots, np.ndarray, np.ndarray]]
-
-
-@dataclass(frozen=True)
-class _Parts:
-    """What is made once of a training's texts."""
-
-    settings: EncoderSettings
-    bert: AdaptedBert
-    cache: PrefixCache | PairCache
-    pairs: UserItemPairs | None
 
 
 class BertLearner:
@@ -93,8 +80,11 @@ class BertLearner:
         outer_loss: `pointwise`, `softmax` over a task's queries, or `auto`: softmax, but pointwise
             for ratings.
         head_steps: outer steps of the head alone, before; 0 for `cross`.
+        head_learning_rate: in these steps.
+        task_batch: tasks of an outer step of head and BERT, the first of the batch that is drawn;
+            the head alone sees all of it.
         steps: outer steps of head and BERT, at the most.
-        learning_rate: of the head in the outer loop.
+        learning_rate: of the head in these steps.
         bert_learning_rate: of the BERT in the outer loop.
         weight_decay: of the head in the outer loop; BERT's weights do not decay.
         validate_every: outer steps between two looks at meta-validation.
@@ -136,9 +126,11 @@ class BertLearner:
         embedding_size: int = 64,
         pair_length: int = 128,
         outer_loss: OuterLoss = "auto",
-        head_steps: int = 300,
+        head_steps: int = 1000,
+        head_learning_rate: float = 1e-3,
+        task_batch: int = 8,
         steps: int = 100,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 1e-4,
         bert_learning_rate: float = 1e-4,
         weight_decay: float = 1.0,
         validate_every: int = 25,
@@ -157,11 +149,15 @@ class BertLearner:
                 f"learner.head_steps={head_steps}: a cross-encoder has no frozen vectors to train "
                 "a head on; set learner.head_steps=0"
             )
-        if head_steps < 0 or bert_inner_learning_rate < 0 or bert_learning_rate <= 0:
+        if head_steps < 0 or bert_inner_learning_rate < 0:
             raise LearnerError(
                 f"learner.head_steps={head_steps} and learner.bert_inner_learning_rate="
-                f"{bert_inner_learning_rate} must not be below 0, learner.bert_learning_rate="
-                f"{bert_learning_rate} must be above 0"
+                f"{bert_inner_learning_rate} must not be below 0"
+            )
+        if min(bert_learning_rate, head_learning_rate, task_batch) <= 0:
+            raise LearnerError(
+                f"learner.bert_learning_rate={bert_learning_rate}, learner.head_learning_rate="
+                f"{head_learning_rate} and learner.task_batch={task_batch} must be above 0"
             )
         self.device = choose_device(device)
         self.reads, self.attention, self.pair_length = reads, attention, pair_length
@@ -179,12 +175,14 @@ class BertLearner:
             if reads == "cross"
             else build_scorer(scorer, tuple(hidden_sizes), embedding_size)
         )
-        self.head_steps, self.bert_learning_rate = head_steps, bert_learning_rate
+        self.head_steps, self.head_learning_rate = head_steps, head_learning_rate
+        self.task_batch, self.bert_learning_rate = task_batch, bert_learning_rate
         self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
         self.outer_loss: OuterLoss = outer_loss
         self.budgets = cache_memory_mib, cache_disk_mib
-        self._side: Training | None = None
-        self._parts: _Parts | None = None
+        self._texts: ItemTexts | None = None
+        self._loaded: Loaded | None = None
+        self._read: Read | None = None
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Ratings, or logits (only an order after softmax training)."""
@@ -202,7 +200,7 @@ class BertLearner:
         loss = loops.pointwise(training.feedback)
         inner = self.inner if self.meta else replace(self.inner, steps=0)
         tasks_at = ahead(
-            lambda step: _tasks(scorer, training, step, self.device), self.device, self.outer.steps
+            lambda step: self._tasks(scorer, training, step), self.device, self.outer.steps
         )
 
         def gradients(
@@ -219,7 +217,41 @@ class BertLearner:
 
     def restore(self, training: Training) -> None:
         """Gives the texts and the feedback to a learner that was not fitted here."""
-        self._side, self._parts = training, None
+        self._texts, self._read = ItemTexts.of(training, type(self).__name__), None
+
+    def over(self, texts: ItemTexts, catalogue: int) -> BertLearner:
+        """The same learner, with the same BERT, over the texts of one user and a catalogue.
+
+        Args:
+            texts: of the catalogue, and after them those of the user's shots.
+            catalogue: number of texts of the catalogue; they may come again with another user.
+        """
+        read = Read.of_call(self._bert_of(texts), texts, catalogue)
+        twin = copy.copy(self)
+        twin._texts, twin._read = texts, read
+        return twin
+
+    def check(self, meta_parameters: MetaParameters) -> None:
+        """Refuses meta-parameters of another learner or another BERT.
+
+        Raises:
+            LearnerError: naming one that is missing, not known, or of another shape.
+        """
+        name, known = type(self).__name__, self._known()
+        size = (known.encoder.embedding_size,)
+        wanted = {"inputs.label": (2,), "inputs.mean": size, "inputs.scale": size}
+        if wanted.keys() <= meta_parameters.keys():
+            inputs = Inputs.restore(known.features, known.feedback, meta_parameters)
+            drawn = self._scorer(inputs).initial(np.random.default_rng(0))
+            wanted |= {weight: value.shape for weight, value in drawn.items()}
+        found = {weight: value.shape for weight, value in meta_parameters.items()}
+        for weight in [*wanted, *found]:
+            if found.get(weight) != wanted.get(weight):
+                has, needs = (str(one.get(weight, "missing")) for one in (found, wanted))
+                raise LearnerError(
+                    f"these are not the meta-parameters of this {name} with this BERT: the shape "
+                    f"of {weight} is {has}, and should be {needs}"
+                )
 
     def without_adaptation(self) -> BertLearner:
         """The same learner with 0 inner steps: what adaptation is measured against."""
@@ -229,9 +261,9 @@ class BertLearner:
 
     def adapt(self, meta_parameters: MetaParameters, support: Support) -> AdaptedTexts:
         """Gradient steps on each task's support set, one task after another."""
-        side = loops.side_of(self._side, type(self).__name__)
-        inputs = loops.inputs_of(side, meta_parameters, type(self).__name__)
-        scorer, loss = self._scorer(inputs), loops.pointwise(side.feedback)
+        known = self._known()
+        inputs = Inputs.restore(known.features, known.feedback, meta_parameters)
+        scorer, loss = self._scorer(inputs), loops.pointwise(known.feedback)
         weights = {
             name: value.requires_grad_()
             for name, value in episodic.tensors_of(meta_parameters, self.device).items()
@@ -263,6 +295,23 @@ class BertLearner:
                 scores[row, start : start + BLOCK] = found.float().cpu().numpy()
         return scorer.inputs.to_rating(scores)
 
+    def _tasks(self, scorer: TextScorer, training: Training, step: int) -> tuple[UserTask, ...]:
+        """The episodes of a step, without their padding, on the host and ready to be sent."""
+        batch = training.sampler.batch(step)
+        shots, rows = batch.support, range(min(len(batch.tasks), self.task_batch))
+        tasks = (
+            UserTask.of(
+                scorer,
+                shots.candidates[row][shots.mask[row]],
+                shots.labels[row][shots.mask[row]],
+                batch.query[row][batch.query_mask[row]],
+                batch.query_labels[row][batch.query_mask[row]],
+            )
+            for row in rows
+        )
+        pinned = self.device.type == "cuda"
+        return tuple(task.map(_pinned) if pinned else task for task in tasks)
+
     def _there(self, values: Tensor) -> Tensor:
         return sent(values, self.device)
 
@@ -277,8 +326,8 @@ class BertLearner:
         inner = self.inner if self.meta else replace(self.inner, steps=0)
         found = episodic.fit(
             alone, episodic.Adaptation(self.scorer, inner), "text",
-            replace(self.outer, steps=self.head_steps), self.outer_loss, self.device,
-            f"{type(self).__name__}, head", inputs=inputs,
+            replace(self.outer, steps=self.head_steps, learning_rate=self.head_learning_rate),
+            self.outer_loss, self.device, f"{type(self).__name__}, head", inputs=inputs,
         )  # fmt: skip
         return {
             f"{HEAD}{name}": value
@@ -294,7 +343,7 @@ class BertLearner:
         scorer, step = self._scorer(inputs), 0
         seen: list[np.ndarray] = []
         while sum(len(states) for states in seen) < _SEEN_PAIRS:
-            for task in _tasks(scorer, training, step, self.device):
+            for task in self._tasks(scorer, training, step):
                 with torch.no_grad():
                     queries = task.queries.map(self._there)
                     states = scorer.bert.pooled(scorer.bert.initial, queries, "cls")
@@ -305,73 +354,28 @@ class BertLearner:
         return replace(inputs, statistics={**inputs.statistics, **found})
 
     def _scorer(self, inputs: Inputs) -> BiEncoder | CrossEncoder:
-        parts = self._made()
-        if isinstance(parts.cache, PairCache):
-            assert parts.pairs is not None
-            return CrossEncoder(
-                parts.bert, self.scorer, inputs, pairs=parts.pairs, cache=parts.cache
-            )
-        settings = parts.settings
-        return BiEncoder(
-            parts.bert, self.scorer, inputs, settings.pooling, settings.normalise, cache=parts.cache
-        )
+        """The scorer on what was read of the texts, which is read when it is first needed."""
+        if self._read is None:
+            texts = self._known()
+            self._read = Read.of_training(self._bert_of(texts), texts, *self.budgets)
+        return self._read.scorer(self.scorer, inputs)
 
-    def _made(self) -> _Parts:
-        """BERT, tokens and cache, made when they are first needed."""
-        if self._parts is not None:
-            return self._parts
-        name = type(self).__name__
-        training = loops.side_of(self._side, name)
-        settings = training.encoder
-        if settings is None:
+    def _known(self) -> ItemTexts:
+        if self._texts is None:
             raise LearnerError(
-                f"{name} adapts the BERT that made the features: give Training.encoder "
-                "(metarec.text.EncoderSettings)"
+                f"{type(self).__name__} knows no texts yet: call fit first, or "
+                "learner.restore(training) before adapting with saved meta-parameters"
             )
-        bert = AdaptedBert(
-            settings.checkpoint, self.part, np.random.default_rng([training.seed, 2]),
-            self.attention, self.device, self.compute, first_only=self.reads == "cross",
-        )  # fmt: skip
-        memory, disk = self.budgets
-        folder = default_folder("prefixes") if disk else None
-        cache: PrefixCache | PairCache
-        pairs = None
-        if self.reads == "cross":
-            settings = replace(settings, max_length=self.pair_length)
-            tokenizer = Tokenizer(settings.checkpoint.folder, settings.max_length)
-            titles = training.titles or training.texts
-            scale = float(training.labels.min()), float(training.labels.max())
-            pairs = UserItemPairs(tokenizer, titles, training.texts, training.feedback, scale)
-            cache = PairCache(bert, tokenizer.padding, memory, disk, folder)
-        else:
-            tokenizer = Tokenizer(settings.checkpoint.folder, settings.max_length)
-            tokens = tokenizer.tokenise(training.texts)
-            cache = PrefixCache(
-                bert, tokens, tokenizer.padding, memory, disk, folder, training.progress
-            )
-        self._parts = _Parts(settings, bert, cache, pairs)
-        return self._parts
+        return self._texts
 
-
-def _tasks(
-    scorer: TextScorer, training: Training, step: int, device: torch.device
-) -> tuple[UserTask, ...]:
-    """The episodes of a step, without their padding, on the host and ready to be sent."""
-    batch = training.sampler.batch(step)
-    shots, rows = batch.support, range(len(batch.tasks))
-    tasks = (
-        UserTask.of(
-            scorer,
-            shots.candidates[row][shots.mask[row]],
-            shots.labels[row][shots.mask[row]],
-            batch.query[row][batch.query_mask[row]],
-            batch.query_labels[row][batch.query_mask[row]],
-        )
-        for row in rows
-    )
-    if device.type != "cuda":
-        return tuple(tasks)
-    return tuple(task.map(_pinned) for task in tasks)
+    def _bert_of(self, texts: ItemTexts) -> Loaded:
+        """The BERT that reads the texts, loaded once."""
+        if self._loaded is None or not self._loaded.serves(texts):
+            self._loaded = Loaded.of(
+                texts, self.part, self.attention, self.device, self.compute,
+                self.pair_length if self.reads == "cross" else None, self.budgets[0],
+            )  # fmt: skip
+        return self._loaded
 
 
 def _pinned(values: Tensor) -> Tensor:

@@ -43,9 +43,9 @@ def steps(work: StepWork, device: str, compiled: bool) -> dict[str, Contender]:
     fewer than those of the naive algorithm, which `vmap` and learn2learn follow alike.
     """
     gram, vmap, learn2learn = (engine(work, device, name) for name in ("gram", "vmap", LEARN2LEARN))
-    naive = _gflop(vmap.call)
+    naive = gflop_of(vmap.call)
     found = {
-        "torch gram": replace(gram, gflop=_gflop(gram.call)),
+        "torch gram": replace(gram, gflop=gflop_of(gram.call)),
         "torch vmap": replace(vmap, gflop=naive),
         LEARN2LEARN: replace(learn2learn, gflop=naive),
     }
@@ -73,7 +73,7 @@ def _step(
     def step() -> tuple[Tensor, dict[str, Tensor]]:
         loss = loss_of(parameters, episodes)
         gradient = torch.autograd.grad(loss, list(parameters.values()))
-        _wait(device)
+        wait(device)
         return loss.detach(), dict(zip(parameters, gradient, strict=True))
 
     return step
@@ -101,7 +101,8 @@ def _tensors(arrays: StepArrays, device: torch.device) -> tuple[dict[str, Tensor
     return weights, Episodes(*(torch.tensor(value, device=device) for value in of_episodes))
 
 
-def _wait(device: str) -> None:
+def wait(device: str) -> None:
+    """Until a GPU has done all that it was asked for."""
     if device.startswith("cuda"):
         torch.cuda.synchronize(device)
 
@@ -156,11 +157,11 @@ def catalogue(work: StepWork, items: int, device: str) -> dict[str, Contender]:
         @torch.no_grad()
         def call() -> Tensor:
             found = scores(next(turn))
-            _wait(device)
+            wait(device)
             return found
 
         call()  # what is kept is made in the first call
-        return Contender(call, gflop=_gflop(call))
+        return Contender(call, gflop=gflop_of(call))
 
     found = {"torch kept": contender(kept), "torch anew": contender(anew)}
     with contextlib.suppress(LearnerError):
@@ -183,13 +184,13 @@ def training(training: Training, work: StepWork, outer_steps: int, device: str) 
             device=device,
         )
         found = learner.fit(training)
-        _wait(device)
+        wait(device)
         return found
 
     return Contender(
         lambda: fit(outer_steps),
         items=outer_steps * work.tasks,
-        gflop=outer_steps * _gflop(lambda: fit(1)),
+        gflop=outer_steps * gflop_of(lambda: fit(1)),
     )
 
 
@@ -211,7 +212,7 @@ def stages(training: Training, work: StepWork, device: str) -> dict[str, Contend
     def part(call: Callable[[], object]) -> Contender:
         def timed() -> None:
             call()
-            _wait(device)
+            wait(device)
 
         return Contender(timed, items=work.tasks)
 
@@ -244,7 +245,7 @@ def product(size: int, device: str) -> Contender:
 
     def call() -> Tensor:
         found = left @ right
-        _wait(device)
+        wait(device)
         return found
 
     return Contender(call, gflop=2 * size**3 / 1e9)
@@ -298,7 +299,7 @@ def peak_bytes(call: Callable[[], object], device: str) -> int | None:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def _gflop(call: Callable[[], object]) -> float:
+def gflop_of(call: Callable[[], object]) -> float:
     """Billions of operations of the matrix products in a call."""
     from torch.utils.flop_counter import FlopCounterMode
 

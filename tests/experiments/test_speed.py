@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from small_checkpoint import small_encoder
 
 from metarec.errors import LearnerError
 from metarec.speed.settings import SpeedSettings
@@ -151,6 +152,33 @@ def test_without_learn2learn_its_rows_have_no_reference(
     assert "learn2learn is not installed" in step["learn2learn"]["left_out"]
 
 
+def test_a_bert_that_adapts_has_the_rows_of_issue_5(script: Script, tmp_path: Path) -> None:
+    folder = small_encoder(("drama",)).checkpoint.folder
+    sizes = "speed.bert={tasks:2,k_shot:2,query_size:2,tokens:6,inner_steps:2,hidden_sizes:[3]}"
+    given = [f"text.checkpoint={folder}", "speed.only=[BERT step,BERT user]", sizes]
+    kept = [one for one in TINY if not one.startswith("text.checkpoint")]
+    assert script("speed", *kept, *given, "speed.bert_repeats=2", "speed.memory_repeats=1") == 0
+    step, lora, user = read(tmp_path, "speed.json")
+    assert [row["at_least"] for row in (step, lora, user)] == [2.2, 1 / 1.3, 4.0]
+    assert step["reference"] == "torch last_n, prefix recomputed"
+    assert lora["reference"] == "torch last_n"
+    assert user["ratio"] == pytest.approx(1000 / user["milliseconds"])
+    # the whole process, PyTorch included
+    assert 100 < step["peak_mebibytes"] < 1.5e9 / 2**20
+    works = read(tmp_path, "speed_details.json")["works"]
+    gflop = {name: work["gflop"] for name, work in works["BERT step"].items()}
+    # layers below are computed again for each text that is scored; LoRA has no gradients of weights
+    assert gflop["torch last_n, prefix recomputed"] > gflop["torch last_n"] > gflop["torch lora"]
+
+
+def test_without_a_checkpoint_the_rows_of_bert_are_left_out_and_said_so(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("speed", *TINY, "speed.only=[BERT step]") == 0
+    assert read(tmp_path, "speed.json") == []
+    assert "left out what needs a BERT" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
@@ -179,6 +207,8 @@ def test_the_yaml_has_the_sizes_that_the_bounds_are_for() -> None:
         "inner_steps": defaults.step.inner_steps,
         "inner_learning_rate": defaults.step.inner_learning_rate,
     }
+    of_bert = values.pop("bert")
+    assert of_bert | {"hidden_sizes": tuple(of_bert["hidden_sizes"])} == vars(defaults.bert)
     assert values.pop("sampling") == vars(defaults.sampling)
     assert values.pop("training") == vars(defaults.training)
     assert values.pop("backends") == list(defaults.backends)

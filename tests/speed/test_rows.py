@@ -121,3 +121,13 @@ def test_parity_is_the_largest_relative_difference(monkeypatch: pytest.MonkeyPat
     for row in rows:
         assert row.loss == pytest.approx(1e-3 * row.inner_steps)
         assert row.meta_gradient == pytest.approx(1e-3 * row.inner_steps)
+
+
+def test_memory_of_the_whole_process_is_held_against_a_bound_of_its_own() -> None:
+    bound = replace(BOUND, mebibytes_at_most=100.0)
+    both = measured(fast=[0.02], slow=[1.0])
+    row = row_of(bound, both, {"torch": 50.0})
+    assert row is not None
+    assert reached(bound, row, both) is None
+    assert reached(bound, replace(row, peak_mebibytes=99.0), both) is True
+    assert reached(bound, replace(row, peak_mebibytes=101.0), both) is False

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarec.learner import MetaParameters, TaskKind
-from metarec.torch import amortised, batches, episodic, training, warm_up
+from metarec.torch import amortised, batches, bert_learner, bert_loop, episodic, training, warm_up
 from metarec.torch.training import Gradients
 
 # torch says so of the mode in which waiting for a GPU is an error
@@ -47,7 +47,7 @@ FIRST = {name.removesuffix("-jax") for name, *_ in contract.IN_JAX}
 ROWS = {
     name: (*make.args, kinds)
     for name, make, kinds, _ in contract.LEARNERS
-    if name in FIRST | OTHERS
+    if name in FIRST | OTHERS or getattr(make, "func", None) is contract.made_in_torch
 }
 KINDS = [(name, kind) for name, (*_, kinds) in ROWS.items() for kind in kinds]
 on_devices = pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def scores(learner: Any, kind: TaskKind, meta: MetaParameters) -> np.ndarray:
 
 
 def train_by(monkeypatch: pytest.MonkeyPatch, train: Callable[..., MetaParameters]) -> None:
-    for module in (amortised, episodic, warm_up):
+    for module in (amortised, bert_learner, episodic, warm_up):
         monkeypatch.setattr(module, "train", train)
 
 
@@ -131,7 +131,7 @@ def test_outer_steps_are_those_of_the_cpu_and_wait_for_nothing_on_the_host(
     """Their episodes drawn ahead, which on the CPU they are not, and which changes no bit."""
     expected, lay = on_cpu(name, kind), set()
 
-    def train(initial: Any, gradients: Gradients, *others: Any) -> MetaParameters:
+    def train(initial: Any, gradients: Gradients, *others: Any, **more: Any) -> MetaParameters:
         def watched(
             parameters: dict[str, Tensor], step: int
         ) -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -140,7 +140,7 @@ def test_outer_steps_are_those_of_the_cpu_and_wait_for_nothing_on_the_host(
             lay.update(value.device.type for value in (loss, *values.values()))
             return loss, values
 
-        return training.train(initial, watched, *others)
+        return training.train(initial, watched, *others, **more)
 
     train_by(monkeypatch, train)
     monkeypatch.setattr(batches, "overlaps", lambda device: True)
@@ -182,7 +182,9 @@ class Waiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [pytest.param(*case, id="-".join(case)) for case in KINDS]
+    ("name", "kind"),
+    # a BERT computes what is frozen of it on its device, before a step
+    [pytest.param(*case, id="-".join(case)) for case in KINDS if not case[0].startswith("bert")],
 )
 def test_the_host_reads_nothing_of_an_outer_step(
     name: str, kind: TaskKind, monkeypatch: pytest.MonkeyPatch
@@ -211,6 +213,34 @@ def test_the_host_reads_nothing_of_an_outer_step(
     # by softmax, which the tests above do without
     make(name, "meta", "auto").fit(contract.make_training(kind, "binary"))
     assert steps == [0, STEPS - 1]
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS if name.startswith("bert")])
+def test_the_host_reads_nothing_of_an_outer_step_over_a_bert(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, computed = torch.device("meta"), []
+    gradients_of = bert_loop.meta_gradients
+
+    def elsewhere(
+        scorer: Any, weights: Mapping[str, Tensor], tasks: Any, *others: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        scorer.bert._upper.to(there)
+        scorer.bert.device = there
+        object.__setattr__(scorer, "_standard", tuple(one.to(there) for one in scorer._standard))
+        own = {key: torch.empty_like(value, device=there) for key, value in weights.items()}
+        given = tuple(task.map(lambda value: value.to(there)) for task in tasks)
+        with Waiting():
+            loss, found = gradients_of(
+                scorer, {key: value.requires_grad_() for key, value in own.items()}, given, *others
+            )
+        computed.append({value.device.type for value in (loss, *found.values())})
+        raise StopIteration
+
+    monkeypatch.setattr(bert_loop, "meta_gradients", elsewhere)
+    with pytest.raises(StopIteration):
+        make(name, "cpu", "auto").fit(contract.make_training("user", "binary"))
+    assert computed == [{"meta"}]
 
 
 @pytest.mark.parametrize("device", ["meta", pytest.param("cuda", marks=pytest.mark.gpu)])
