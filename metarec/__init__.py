@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from metarec.torch.meta_sgd import MetaSGD as MetaSGD
     from metarec.torch.mwuf import MWUF as MWUF
     from metarec.torch.neural_process import ConditionalNeuralProcess as ConditionalNeuralProcess
+    from metarec.torch.pretrained import PretrainedScorer as PretrainedScorer
     from metarec.torch.protocf import ProtoCF as ProtoCF
     from metarec.torch.prototypical import Prototypical as Prototypical
     from metarec.torch.r2d2 import R2D2 as R2D2
@@ -74,6 +75,7 @@ _OWNERS = {
     "MetaEmbedding": "metarec.torch.meta_embedding",
     "MetaSGD": "metarec.torch.meta_sgd",
     "MWUF": "metarec.torch.mwuf",
+    "PretrainedScorer": "metarec.torch.pretrained",
     "ProtoCF": "metarec.torch.protocf",
     "Prototypical": "metarec.torch.prototypical",
     "R2D2": "metarec.torch.r2d2",

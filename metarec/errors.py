@@ -38,6 +38,10 @@ class ScoreError(MetarecError):
     """Scores that cannot be evaluated, such as NaN."""
 
 
+class PretrainedError(MetarecError):
+    """A saved scorer that is broken, of another version, or asked for what it does not take."""
+
+
 class RunError(MetarecError):
     """A run or a record that is missing, broken, or may not be mixed with others."""
 

@@ -21,8 +21,8 @@ RATINGS = ("hated", "disliked", "found middling", "liked", "loved")
 class UserItemPairs:
     """Writes a user's shots and an item as one sequence.
 
-    The best liked come first, and within a word the titles in the order of the items, so that the
-    order of the shots does not matter; a text that is too long loses what is last.
+    The best liked come first, and within a word titles by the alphabet, so that the order of the
+    shots does not matter; a text that is too long loses what is last.
 
     Args:
         tokenizer: whose `max_length` holds for both texts together.
@@ -56,8 +56,9 @@ class UserItemPairs:
         for word in dict.fromkeys(reversed(words)):
             own = [level for level, name in enumerate(words) if name == word]
             items = np.unique(shots[np.isin(levels, own)])
-            if len(items):
-                parts.append(f"{word}: {'; '.join(self._title(item) for item in items.tolist())}.")
+            titles = sorted(self._title(item) for item in items.tolist())
+            if titles:
+                parts.append(f"{word}: {'; '.join(titles)}.")
         return " ".join(parts)
 
     def _title(self, item: int) -> str:

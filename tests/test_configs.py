@@ -44,11 +44,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml_both": ("maml", {"representation": "both"}),
     "transfer_both": ("transfer", {"representation": "both"}),
     "r2d2_both": ("r2d2", {"representation": "both"}),
-    "bert_maml_cross": ("bert_maml", {"reads": "cross", "head_steps": 0, "learning_rate": ...}),
-    "bert_transfer_cross": (
-        "bert_transfer",
-        {"reads": "cross", "head_steps": 0, "learning_rate": ...},
-    ),
+    "bert_maml_cross": ("bert_maml", {"reads": "cross", "head_steps": 0}),
+    "bert_transfer_cross": ("bert_transfer", {"reads": "cross", "head_steps": 0}),
     "prototypical_multiple": ("prototypical", {"prototypes": ...}),
     "prototypical_no_projection": ("prototypical", {"projection": "none"}),
 }

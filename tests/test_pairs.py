@@ -37,13 +37,13 @@ def in_words(tokens: list[int]) -> str:
 
 def test_a_user_is_what_was_liked_then_what_was_not() -> None:
     text = make().user(items(2, 1, 0), labels(0, 1, 1))
-    assert text == "liked: heat; fargo. disliked: jaws."
+    assert text == "liked: fargo; heat. disliked: jaws."
 
 
 def test_ratings_are_words_from_the_lowest_fifth_of_the_scale_to_the_highest() -> None:
     text = make("rating").user(items(0, 1, 2, 4), labels(5, 1, 3, 4.5))
-    assert text == "loved: heat; alien. found middling: jaws. hated: fargo."
-    assert make("implicit").user(items(4, 1), labels(1, 1)) == "chose: fargo; alien."
+    assert text == "loved: alien; heat. found middling: jaws. hated: fargo."
+    assert make("implicit").user(items(4, 1), labels(1, 1)) == "chose: alien; fargo."
 
 
 def test_an_item_without_a_title_is_named_by_its_text() -> None:

@@ -6,14 +6,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import get_args
 
 from metarec.errors import MetarecError, RunError
 from metarec.report import build_report, update_headers, update_readme
 from metarec.report.labels import Tables
-
-if TYPE_CHECKING:
-    from metarec.runs.store import Record
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,8 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     from rich.console import Console
 
+    from metarec.report.collect import read_records
+
     try:
-        records = [record for folder in options.results for record in _records(folder)]
+        records = [record for folder in options.results for record in read_records(folder)]
         console = Console()
         build_report(records, options.paper, console, options.allow_mixed_versions, options.tables)
         if options.readme is not None:
@@ -70,19 +69,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _records(folder: Path) -> list[Record]:
-    """The records of an experiment's folder, or of all experiments below a folder."""
-    from metarec.runs.store import load_records, read_record
-
-    if (folder / "record.json").is_file():
-        return [read_record(folder)]
-    if any(folder.glob("*/record.json")):
-        # load_records takes the results and an experiment's name; "." has neither.
-        folder = folder if folder.name else folder.resolve()
-        return list(load_records(folder.parent, folder.name))
-    return list(load_records(folder))
 
 
 if __name__ == "__main__":

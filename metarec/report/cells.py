@@ -108,7 +108,7 @@ def column_cells(
         found = {variant: interval_of(values, variant) for variant in results.variants}
         own = {variant: value for variant, value in found.items() if value is not None}
         measured.append(own)
-        level = chance_of(values, column.metric)
+        level = chance_of(values, column.metric, results.config.evaluation.shortlist)
         source = Source("chance", column.regime, column.k_shot, column.metric)
         chances.append(Cell(number(level.mean), estimate=level, source=source) if level else Cell())
         marked.append(_marks(results, column, own, reference))
@@ -179,13 +179,18 @@ def interval_cell(found: Interval, source: Source, mark: str, p: float, bold: bo
 
 def row_label(results: Results, variant: Variant) -> str:
     """The label of a row, with its seeds where it has fewer than the others."""
+    label = label_of(variant, results.config.episode.task)
+    return label + fewer_seeds(results, variant.learner)
+
+
+def fewer_seeds(results: Results, learner: str) -> str:
+    """` (1 seed)` for a learner that has fewer seeds than others, or else nothing."""
     seeds = {
         name: {record.seed for record in results.records if record.learner == name}
         for name in {record.learner for record in results.records}
     }
-    own, most = len(seeds[variant.learner]), max(map(len, seeds.values()))
-    label = label_of(variant, results.config.episode.task)
-    return label if own == most else f"{label} ({own} seed{'s' if own > 1 else ''})"
+    own, most = len(seeds[learner]), max(map(len, seeds.values()))
+    return "" if own == most else f" ({own} seed{'s' if own > 1 else ''})"
 
 
 def grouped(

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from metarec.report.labels import Variant, sort_key
 
 if TYPE_CHECKING:
     from metarec.runs.store import Record
+
+RECALL = "shortlist/recall"
+"""Column of the per-task results: the share of the relevant that was drawn for reranking."""
 
 _EPISODE = ["seed", "evaluation", "part", "regime", "k_shot", "task"]
 _COUNTS = ["n_candidates", "n_relevant", "n_query"]
@@ -34,7 +38,8 @@ class Results:
         per_task: all per-task results, with the columns `learner` (the key of the variant), `seed`,
             `evaluation` and `adapted`.
         variants: the rows of the table in their order.
-        flags: options with which `python -m metarec.report` makes the table.
+        flags: options with which `module` makes the table.
+        module: what `python -m` makes the table with.
     """
 
     records: tuple[Record, ...]
@@ -42,6 +47,7 @@ class Results:
     per_task: pd.DataFrame
     variants: tuple[Variant, ...]
     flags: str = ""
+    module: str = "metarec.report"
 
     @property
     def targets(self) -> dict[str, str]:
@@ -60,12 +66,14 @@ class Results:
 
         Returns:
             Columns `learner`, `task`, `seed`, `value`, as `metarec.evaluation.significance` takes
-            them, and the counts `n_candidates`, `n_relevant`, `n_query`; empty if there is nothing.
+            them, the counts `n_candidates`, `n_relevant`, `n_query`, and `recall` of the shortlist,
+            NaN without one; empty if there is nothing.
         """
         here = self._episodes.get((evaluation, part, regime, k_shot))
         if here is None:
-            return pd.DataFrame(columns=["learner", "task", "seed", *_COUNTS, "value"])
+            return pd.DataFrame(columns=["learner", "task", "seed", *_COUNTS, "recall", "value"])
         chosen = here[["learner", "task", "seed", *_COUNTS]].copy()
+        chosen["recall"] = here[RECALL] if RECALL in here.columns else np.nan
         chosen["value"] = here[column] if column in here.columns else np.nan
         return chosen.reset_index(drop=True)
 
@@ -88,6 +96,23 @@ def subset(results: Results | None, learners: Collection[str]) -> Results | None
         per_task=results.per_task[results.per_task["name"].isin(list(learners))],
         variants=tuple(variant for variant in results.variants if variant.learner in learners),
     )
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The records of one run, of an experiment's folder, or of all experiments below a folder.
+
+    Raises:
+        RunError: if the folder is not there, or a record is broken.
+    """
+    from metarec.runs.store import RECORD, load_records, read_record
+
+    if (folder / RECORD).is_file():
+        return [read_record(folder)]
+    if any(folder.glob(f"*/{RECORD}")):
+        # load_records takes the results and an experiment's name; "." has neither.
+        folder = folder if folder.name else folder.resolve()
+        return load_records(folder.parent, folder.name)
+    return load_records(folder)
 
 
 def finished_records(records: Sequence[Record], allow_mixed_versions: bool) -> list[Record]:

@@ -64,7 +64,8 @@ def curve_of(results: Results) -> Curve | None:
         return None
     by_shots = [results.select(PRIMARY, "test", regime, k, "curve") for k in shots]
     nothing = Estimate(math.nan, math.nan, math.nan, 0, 0, 0)
-    levels = tuple(chance_of(values, PRIMARY) or nothing for values in by_shots)
+    shortlist = results.config.evaluation.shortlist
+    levels = tuple(chance_of(values, PRIMARY, shortlist) or nothing for values in by_shots)
     lines = [Line(None, "Chance", "Chance", levels)]
     preliminary = False
     targets = results.targets

@@ -11,7 +11,7 @@ from typing import Any
 from metarec.errors import RunError
 from metarec.report.assemble import Report
 from metarec.report.provenance import Provenance
-from metarec.report.table import Estimate, Source
+from metarec.report.table import Estimate, Source, Table
 
 LIMIT = 200_000
 """Bytes of all small records together: they are committed with the paper."""
@@ -45,14 +45,8 @@ def small_records(report: Report) -> dict[str, str]:
     """
     files = {}
     for table in report.tables:
-        numbers = [
-            (cell.source, cell.estimate)
-            for section in table.sections
-            for row in section.rows
-            for cell in row.cells
-            if cell.source is not None and cell.estimate is not None
-        ]
-        files[f"{table.name}.json"] = _json(
+        numbers = numbers_of(table)
+        files[f"{table.name}.json"] = small_record(
             table.full_title, numbers, report.provenance[table.name]
         )
     if report.curve is not None:
@@ -64,7 +58,7 @@ def small_records(report: Report) -> dict[str, str]:
                 if not math.isnan(estimate.mean):
                     numbers.append((Source(name, curve.regime, k, curve.metric), estimate))
         title = f"Preliminary: {curve.title}" if curve.preliminary else curve.title
-        files[f"{curve.name}.json"] = _json(title, numbers, report.provenance[curve.name])
+        files[f"{curve.name}.json"] = small_record(title, numbers, report.provenance[curve.name])
     size = sum(len(text.encode()) for text in files.values())
     if size > LIMIT:
         raise RunError(
@@ -74,9 +68,27 @@ def small_records(report: Report) -> dict[str, str]:
     return files
 
 
-def _json(
+def numbers_of(table: Table) -> list[tuple[Source, Estimate]]:
+    """The published numbers of a table, cell by cell."""
+    return [
+        (cell.source, cell.estimate)
+        for section in table.sections
+        for row in section.rows
+        for cell in row.cells
+        if cell.source is not None and cell.estimate is not None
+    ]
+
+
+def small_record(
     title: str, numbers: Sequence[tuple[Source, Estimate]], sources: Sequence[Provenance]
 ) -> str:
+    """The text of a small record.
+
+    Args:
+        title: what it is about.
+        numbers: what was published.
+        sources: where it comes from.
+    """
     head = {"title": title, "sources": [asdict(source) for source in sources]}
     rows = [
         [
@@ -100,4 +112,7 @@ def _json(
 
 
 def _rounded(value: float) -> Any:
-    return None if math.isnan(value) else float(f"{value:.6g}")
+    if math.isnan(value):
+        return None
+    # six digits are enough of a mean, but not of a count
+    return int(value) if value >= 1e6 and value.is_integer() else float(f"{value:.6g}")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from metarec.report.curve import Curve, Line
 
 Suffix = Literal["pdf", "png"]
+SUFFIXES: tuple[Suffix, ...] = get_args(Suffix)
 
 # Lines that hide what the others show; their numbers are in the small records.
 _LEFT_OUT = frozenset(

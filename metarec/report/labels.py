@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,9 +12,10 @@ Tables = Literal["main", "family"]
 GRADIENT = "Meta, gradient-based"
 METRIC = "Meta, metric-based and amortised"
 WARM_UP = "Warm-up"
+ADAPTING = "BERT that adapts"
 GROUPS = (
     *("Chance", "Floor", "Collaborative", "Content", "Transfer"),
-    *(GRADIENT, METRIC, WARM_UP, "Other"),
+    *(GRADIENT, METRIC, WARM_UP, ADAPTING, "Other"),
 )
 BASELINE_GROUPS = frozenset({"Floor", "Collaborative", "Content"})
 """The learners that may be the reference: neither meta, nor transfer, nor unknown."""
@@ -30,6 +32,32 @@ REGIME_LABELS = {
     "item_cold": "Item cold",
     "both_cold": "Both cold",
 }
+
+ADAPTED = {
+    "head": "Head alone",
+    "bitfit": "BitFit",
+    "last_n": "Last layers",
+    "lora": "LoRA",
+    "adalora": "AdaLoRA",
+    "adapter": "Adapter",
+    "prefix": "Prefix",
+    "full": "Whole BERT",
+}
+"""What of a BERT adapts, in the order of the tables."""
+
+
+def _adapting() -> Iterator[tuple[str, tuple[str, str]]]:
+    """The learners over a BERT that adapts, and what the experiment on their parts calls them."""
+    for reads, suffix in (("", ""), ("_cross", ", cross-encoder")):
+        for name, title in (
+            ("bert_transfer", "Transfer over BERT"),
+            ("bert_maml", "MAML over BERT"),
+        ):
+            yield f"{name}{reads}", (ADAPTING, f"{title}{suffix}")
+        for adapted, part in ADAPTED.items():
+            for name, title in (("bert_transfer", "transfer"), ("bert_maml", "MAML")):
+                yield f"{name}{reads}_{adapted}", (ADAPTING, f"{part}, {title}{suffix}")
+
 
 _LEARNERS: dict[str, tuple[str, str]] = {
     "random": ("Floor", "Random"),
@@ -76,6 +104,7 @@ _LEARNERS: dict[str, tuple[str, str]] = {
     "dropoutnet": (WARM_UP, "DropoutNet"),
     "cvar": (WARM_UP, "CVAR"),
     "gar": (WARM_UP, "GAR"),
+    **dict(_adapting()),
 }
 
 SCORERS: dict[str, tuple[str, ...]] = {

@@ -34,10 +34,15 @@ def notes_of(
         few()
         if preliminary
         else "Bold: the best of its column, if it is significantly better than the reference.",
-        "Chance is the exact expectation of a constant score. "
+        f"Chance is the exact expectation of a constant score{_within(results)}. "
         f"{MISSING}: the metric does not apply.",
     ]
     return (*notes, *source_notes([(results, columns)]))
+
+
+def _within(results: Results) -> str:
+    shortlist = results.config.evaluation.shortlist
+    return f" of the {shortlist} candidates that are reranked" if shortlist else ""
 
 
 def few(part: str = "test") -> str:

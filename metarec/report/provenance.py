@@ -52,7 +52,7 @@ def provenance_of(results: Results) -> Provenance:
     split = config.split
     by = f"seed {split.seed}" if split.method == "seed" else split.method
     return Provenance(
-        command=f"python -m metarec.report {' '.join(folders)}{flags}",
+        command=f"python -m {results.module} {' '.join(folders)}{flags}",
         data=str(config.data.name),
         data_checksum=checksum_of(records[0]),
         split=f"split by {by}",

@@ -66,12 +66,19 @@ def interval_of(values: pd.DataFrame, variant: Variant) -> Interval | None:
     return interval(own, resamples=RESAMPLES)
 
 
-def chance_of(values: pd.DataFrame, column: str) -> Estimate | None:
-    """The exact level of a constant score on the same episodes; None for errors of predictions.
+def chance_of(values: pd.DataFrame, column: str, shortlist: int = 0) -> Estimate | None:
+    """The exact level of a constant score on the same episodes.
+
+    With a shortlist, what was drawn is reranked by chance, and all others stay behind it.
 
     Args:
         values: as `Results.select` gives them.
         column: the metric, such as `catalogue/ndcg@10` or `rated/auc`.
+        shortlist: candidates that were drawn for a task, `evaluation.shortlist`.
+
+    Returns:
+        The level; None for errors of predictions, and for what depends on the order behind the
+        shortlist, which the per-task results do not hold.
     """
     candidates, _, metric = column.partition("/")
     if metric in PREDICTION_METRICS or values.empty:
@@ -79,9 +86,38 @@ def chance_of(values: pd.DataFrame, column: str) -> Estimate | None:
     episodes = values.drop_duplicates(["task", "seed"])
     n = episodes["n_candidates" if candidates == "catalogue" else "n_query"].to_numpy(np.int64)
     relevant = episodes["n_relevant"].to_numpy(np.int64)
-    levels = measure(metric, Rankings.of_constant_score(n, relevant))
+    if shortlist and candidates == "catalogue":
+        cutoff = metric.partition("@")[2]
+        if not cutoff or int(cutoff) > shortlist or episodes["recall"].isna().all():
+            return None
+        recall = episodes["recall"].fillna(0).to_numpy(np.float64)
+        drawn = np.rint(recall * relevant).astype(np.int64)
+        rankings = _constant_within(np.minimum(n, shortlist), relevant, drawn)
+    else:
+        rankings = Rankings.of_constant_score(n, relevant)
+    levels = measure(metric, rankings)
     found = interval(episodes.assign(value=levels), resamples=1)
     return Estimate(found.mean, math.nan, math.nan, found.tasks, found.seeds, found.episodes)
+
+
+def _constant_within(n: np.ndarray, relevant: np.ndarray, drawn: np.ndarray) -> Rankings:
+    """The rankings of a constant score of a shortlist, as far down as the shortlist goes.
+
+    Args:
+        n: [T] candidates that were drawn.
+        relevant: [T] relevant candidates.
+        drawn: [T] those of them that were drawn.
+    """
+    # Behind the shortlist only what is relevant is kept: it counts in the best order.
+    size = n + relevant - drawn
+    place = np.arange(int(size.max(initial=0)))
+    among = place < n[:, None]
+    beyond = place >= size[:, None]
+    hits = np.where(among, place < drawn[:, None], ~beyond).nonzero()
+    behind = beyond.nonzero()
+    return Rankings.from_scores(
+        among.astype(np.float64), (hits[0], hits[1]), (behind[0], behind[1])
+    )
 
 
 def difference_of(

@@ -144,7 +144,7 @@ class Table:
             rf"\caption{{{_latex(self.full_title)}.}}",
             rf"\label{{tab:{self.name}}}",
             size,
-            r"\setlength{\tabcolsep}{3pt}",
+            rf"\setlength{{\tabcolsep}}{{{3 if width <= 8 else 2}pt}}",
             rf"\begin{{tabular}}{{@{{}}l{'l' * (width - 1)}@{{}}}}",
             r"\toprule",
             " & ".join(_latex(column) for column in self.columns) + r" \\",

@@ -7,8 +7,9 @@ import os
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +43,11 @@ class Outcome:
 
 
 def run_many(
-    configs: Sequence[RunConfig], results: str | Path, workers: int, share: Sequence[str] = ()
+    configs: Sequence[RunConfig],
+    results: str | Path,
+    workers: int,
+    share: Sequence[str] = (),
+    fresh: bool = False,
 ) -> Iterator[Outcome]:
     """Runs configurations, several at a time, and yields what came of each as it ends.
 
@@ -54,6 +59,9 @@ def run_many(
         results: where the records go.
         workers: processes; with 1 everything runs in this process, with all its threads.
         share: experiments whose finished runs may be taken over; see `run`.
+        fresh: whether each run has a process of its own, which takes some seconds to start: then
+            `peak_memory_bytes` is that of the run, and a run whose process is killed, as for want
+            of memory, fails alone. With 1 worker each has all threads.
 
     Yields:
         The outcome of each run.
@@ -63,15 +71,15 @@ def run_many(
     """
     if workers < 1:
         raise ConfigError(f"workers={workers}: at least 1 is needed")
-    if workers == 1:
+    if workers == 1 and not fresh:
         for number, config in enumerate(configs):
             yield _outcome(number, config, results, share)
         return
-    # a fresh interpreter each: a fork would take along a framework's threads in whatever state
-    context = multiprocessing.get_context("spawn")
-    with _one_thread(), ProcessPoolExecutor(workers, mp_context=context) as pool:
+    pool: Executor = ThreadPoolExecutor(workers) if fresh else _processes(workers)
+    call = _alone if fresh else _outcome
+    with nullcontext() if workers == 1 else _one_thread(), pool:
         futures = [
-            pool.submit(_outcome, number, config, results, share)
+            pool.submit(call, number, config, results, share)
             for number, config in enumerate(configs)
         ]
         try:
@@ -80,6 +88,23 @@ def run_many(
         finally:
             for future in futures:
                 future.cancel()
+
+
+def _processes(workers: int) -> ProcessPoolExecutor:
+    # a fresh interpreter each: a fork would take along a framework's threads in whatever state
+    return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _alone(number: int, config: RunConfig, results: str | Path, share: Sequence[str]) -> Outcome:
+    """The outcome of a run in a process that ends with it."""
+    begin = time.perf_counter()
+    # Not one pool with max_tasks_per_child=1: a process that is killed breaks all of its pool.
+    try:
+        with _processes(1) as pool:
+            return pool.submit(_outcome, number, config, results, share).result()
+    except BrokenProcessPool as problem:
+        error = f"{type(problem).__name__}: the process of the run was killed; is memory short?"
+        return Outcome(number, None, None, error, None, time.perf_counter() - begin)
 
 
 def _outcome(number: int, config: RunConfig, results: str | Path, share: Sequence[str]) -> Outcome:

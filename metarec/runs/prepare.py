@@ -167,6 +167,11 @@ def make_encoder(config: TextConfig, backend: BackendConfig) -> TextEncoder:
     return found
 
 
+def feature_key_of(encoder: str, texts: tuple[str, ...]) -> str:
+    """What names the features of a run: SHA-256 of the encoder's own key and of every text."""
+    return hashlib.sha256(json.dumps([encoder, *texts]).encode()).hexdigest()
+
+
 def _load(config: DataConfig) -> tuple[Dataset, str]:
     options = {name: value for name, value in config.options.items() if value is not None}
     dataset = load_dataset(config.name, config.folder, **options)
@@ -204,8 +209,7 @@ def _encode(
 ) -> tuple[Float32[np.ndarray, "items d"], str]:
     encoder = make_encoder(config.text, config.backend)
     vectors = FeatureStore().features(texts, encoder, progress=progress)
-    digest = hashlib.sha256(json.dumps([encoder.feature_key, *texts]).encode())
-    return vectors, digest.hexdigest()
+    return vectors, feature_key_of(encoder.feature_key, texts)
 
 
 _KEPT = 3

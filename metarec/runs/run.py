@@ -171,4 +171,5 @@ def _common(config: RunConfig, hash_: str, materials: Materials | None) -> dict[
         "machine": environment.machine(),
         "threads": environment.threads(),
         "peak_memory_bytes": environment.peak_memory_bytes(),
+        "peak_device_memory_bytes": environment.peak_device_memory_bytes(),
     }

@@ -29,7 +29,7 @@ from metarec.speed.rows import (
     row_of,
 )
 from metarec.speed.settings import SpeedSettings
-from metarec.speed.work import LAST, LEARN2LEARN, Contender, backend_of
+from metarec.speed.work import LAST, LEARN2LEARN, OF_BERT, Contender, backend_of, of_bert
 from metarec.text.checkpoint import Checkpoint
 
 PARITY_TASKS, PARITY_STEPS = 12, (1, 5)
@@ -194,23 +194,19 @@ class Session:
 
     def time_bert(self, checkpoint: Checkpoint) -> None:
         """Times a BERT that adapts, which is PyTorch's alone, and measures its memory."""
-        from metarec.torch import bert_speed
-
-        settings = self.settings
+        settings, bert = self.settings, of_bert()
         if settings.measures(BERT_STEP):
-            contenders = bert_speed.steps(settings.bert, checkpoint, settings.device)
+            contenders = bert.steps(settings.bert, checkpoint, settings.device)
             measured = self._timed(BERT_STEP, contenders, settings.bert_repeats)
             self.works[BERT_STEP] = measured
             advance = self.track(f"{BERT_STEP}: memory", settings.memory_repeats)
             for _ in range(settings.memory_repeats):
-                peak = peak_of_process(
-                    "metarec.torch.bert_speed", str(checkpoint.folder), settings.device
-                )
+                peak = peak_of_process(OF_BERT, str(checkpoint.folder), settings.device)
                 if peak is not None:
                     measured.mebibytes.setdefault(LAST, []).append(peak)
                 advance()
         if settings.measures(BERT_USER):
-            contenders = bert_speed.user(settings.bert, checkpoint, settings.device)
+            contenders = bert.user(settings.bert, checkpoint, settings.device)
             self.works[BERT_USER] = self._timed(BERT_USER, contenders, settings.bert_repeats)
 
     def rows(self) -> list[tuple[Bound, Row]]:

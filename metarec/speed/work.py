@@ -12,11 +12,14 @@ import numpy as np
 
 if TYPE_CHECKING:
     from metarec.learner import Training
+    from metarec.text.checkpoint import Checkpoint
 
 LEARN2LEARN = "learn2learn"
 """The contender that all backends are held against."""
 LAST, LORA, AGAIN = "torch last_n", "torch lora", "torch last_n, prefix recomputed"
 """The contenders over a BERT that adapts."""
+OF_BERT = "metarec.torch.bert_speed"
+"""The module that times them, and whose process tells how much memory they need."""
 USERS = 8
 """Users that a catalogue is scored for, in turn."""
 
@@ -215,3 +218,22 @@ def backend_of(name: str) -> Backend:
     """The backend of this name."""
     backend: Any = importlib.import_module(f"metarec.{name}.speed")
     return backend
+
+
+@runtime_checkable
+class OfBert(Protocol):
+    """What `metarec.torch.bert_speed` provides; a BERT that adapts is PyTorch's alone."""
+
+    def steps(self, work: BertWork, checkpoint: Checkpoint, device: str) -> Mapping[str, Contender]:
+        """A meta-training step of several kinds."""
+        ...
+
+    def user(self, work: BertWork, checkpoint: Checkpoint, device: str) -> Mapping[str, Contender]:
+        """Adapting to one user."""
+        ...
+
+
+def of_bert() -> OfBert:
+    """What is timed of a BERT that adapts."""
+    found: Any = importlib.import_module(OF_BERT)
+    return found

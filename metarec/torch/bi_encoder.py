@@ -11,7 +11,7 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec.torch.adapted_bert import Texts
-from metarec.torch.prefix_cache import PrefixCache
+from metarec.torch.prefix_cache import TextCache
 from metarec.torch.text_head import TextHead
 
 
@@ -34,7 +34,7 @@ class BiEncoder(TextHead):
         LearnerError: if the inputs are not of user tasks over text.
     """
 
-    cache: PrefixCache = field(kw_only=True)
+    cache: TextCache = field(kw_only=True)
 
     def texts_of_shots(
         self, shots: Int32[np.ndarray, " k"], labels: Float32[np.ndarray, " k"]

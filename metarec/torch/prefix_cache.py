@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,8 @@ from metarec.writing import replacing
 MEBIBYTE = 1 << 20
 BATCH = 32
 """Texts of a batch."""
+TextCache = Callable[[np.ndarray], Texts]
+"""From the numbers of texts to what is frozen of them."""
 
 
 class PrefixCache:

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarec.errors import LearnerError
 from metarec.learner import MetaParameters, Training
 from metarec.loops import RATE, Course, OuterLoop
 
@@ -16,10 +17,20 @@ Gradients = Callable[[dict[str, Tensor], int], tuple[Tensor, Mapping[str, Tensor
 
 
 def choose_device(device: str) -> torch.device:
-    """`auto` is a GPU where there is one, else the CPU; any other name is torch's own."""
-    if device != "auto":
-        return torch.device(device)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """`auto` is a GPU where there is one, else the CPU; any other name is torch's own.
+
+    Raises:
+        LearnerError: if there is no such device.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise LearnerError(f"there is no device {device!r}; use auto, cpu or cuda") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise LearnerError(f"device {device!r}: this machine has no CUDA device; use auto or cpu")
+    return found
 
 
 def autograd(loss_of: Callable[[dict[str, Tensor], int], Tensor]) -> Gradients:

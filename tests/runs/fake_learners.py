@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -71,6 +72,27 @@ class Broken(Walk):
     def fit(self, training: Training) -> MetaParameters:
         type(self).fitted.append(0)
         raise RuntimeError("the loss is NaN at step 3")
+
+
+class Telling(Walk):
+    """A learner that says in its log in which process it is trained, and by how many threads."""
+
+    def __init__(self, mebibytes: int = 0, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.mebibytes = mebibytes
+
+    def fit(self, training: Training) -> MetaParameters:
+        taken = np.ones((self.mebibytes, 2**17))
+        threads = float(os.environ.get("OMP_NUM_THREADS", "0"))
+        training.log.append({"process": float(os.getpid()), "threads": threads})
+        return {"scores": np.zeros(training.n_candidates, np.float32) + len(taken)}
+
+
+class Killed(Walk):
+    """A learner whose process dies, as it does where memory is short."""
+
+    def fit(self, training: Training) -> MetaParameters:
+        os._exit(9)
 
 
 class WithFeatures(Walk):

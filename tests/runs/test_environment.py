@@ -1,8 +1,12 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from metarec.runs import environment
@@ -39,3 +43,23 @@ def test_versions_threads_and_memory_are_those_of_this_process() -> None:
     assert environment.threads() >= 1
     peak = environment.peak_memory_bytes()
     assert peak is None or peak > 10_000_000
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells")
+def test_the_peak_is_not_that_of_the_process_that_started_this_one() -> None:
+    large = np.ones((400, 2**17))
+    code = "from metarec.runs import environment; print(environment.peak_memory_bytes())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 0 < int(done.stdout) < large.nbytes
+
+
+def test_memory_of_a_gpu_is_known_where_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = SimpleNamespace(
+        cuda=SimpleNamespace(is_initialized=lambda: False, max_memory_allocated=lambda: 7)
+    )
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    assert environment.peak_device_memory_bytes() is None
+    torch.cuda.is_initialized = lambda: True
+    assert environment.peak_device_memory_bytes() == 7
+    monkeypatch.delitem(sys.modules, "torch")
+    assert environment.peak_device_memory_bytes() is None

@@ -187,7 +187,7 @@ def test_the_pretrained_weights_have_a_rate_of_their_own_and_do_not_decay(
     [
         ({"reads": "tri"}, r"learner\.reads='tri'"),
         ({"reads": "cross"}, r"head_steps=4: a cross-encoder .* set learner\.head_steps=0"),
-        ({"bert_learning_rate": 0.0}, r"bert_learning_rate=0.0 must be above 0"),
+        ({"bert_learning_rate": 0.0}, r"bert_learning_rate=0.0 and .* must be above 0"),
         ({"first_order": False}, r"last_n in second order needs learner\.attention=eager"),
         (
             {"first_order": False, "adapted": "full", "attention": "eager"},

@@ -1,0 +1,99 @@
+"""Many runs at once, in shared processes or each in its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from metarec.errors import ConfigError
+from metarec.runs import Record, RunConfig
+from metarec.runs.parallel import Outcome, run_many
+
+Make = Callable[..., RunConfig]
+
+SMALL = {"parts": ["test"], "regimes": ["user_cold"], "k_curve": [], "curve_regimes": []}
+
+
+@pytest.fixture
+def telling(make_config: Make) -> Callable[..., RunConfig]:
+    def make(seed: int = 0, mebibytes: int = 0, **given: object) -> RunConfig:
+        arguments = {"mebibytes": mebibytes}
+        return make_config("Telling", seed=seed, arguments=arguments, evaluation=SMALL, **given)
+
+    return make
+
+
+def ordered(outcomes: list[Outcome]) -> list[Outcome]:
+    return sorted(outcomes, key=lambda outcome: outcome.number)
+
+
+def told(record: Record | None) -> tuple[int, int]:
+    """The process and the threads of a run."""
+    assert record is not None
+    return int(record.log[0]["process"]), int(record.log[0]["threads"])
+
+
+def test_with_one_worker_everything_runs_in_this_process(
+    telling: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    outcomes = list(run_many([telling(seed=seed) for seed in (0, 1)], tmp_path, workers=1))
+    assert [outcome.number for outcome in outcomes] == [0, 1]
+    assert [told(outcome.record)[0] for outcome in outcomes] == [os.getpid()] * 2
+
+
+def test_a_fresh_process_each_of_one_thread_and_finished_runs_are_skipped(
+    telling: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    configs = [telling(seed=seed) for seed in range(3)]
+    outcomes = ordered(list(run_many(configs, tmp_path, workers=2, fresh=True)))
+    assert [outcome.error for outcome in outcomes] == [None] * 3
+    found = [told(outcome.record) for outcome in outcomes]
+    assert len({os.getpid(), *(process for process, _ in found)}) == 4
+    assert {threads for _, threads in found} == {1}
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+    # one at a time, with all threads
+    more = [configs[0], telling(seed=3)]
+    skipped, new = ordered(list(run_many(more, tmp_path, workers=1, fresh=True)))
+    assert told(skipped.record) == found[0]
+    assert told(new.record)[0] != os.getpid()
+    assert told(new.record)[1] == 2
+
+
+def test_the_peak_memory_of_a_fresh_process_is_that_of_its_run(
+    telling: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    configs = [telling(mebibytes=600), telling(seed=1)]
+    large, small = ordered(list(run_many(configs, tmp_path, workers=1, fresh=True)))
+    peaks = [one.record.content["peak_memory_bytes"] for one in (large, small) if one.record]
+    assert peaks[0] - peaks[1] > 500 * 2**20
+
+
+def test_a_fresh_process_that_is_killed_fails_alone(make_config: Make, tmp_path: Path) -> None:
+    configs = [make_config("Killed"), make_config(evaluation=SMALL)]
+    killed, other = ordered(list(run_many(configs, tmp_path, workers=1, fresh=True)))
+    assert killed.record is None
+    assert killed.failure is None
+    assert killed.error == (
+        "BrokenProcessPool: the process of the run was killed; is memory short?"
+    )
+    assert other.error is None
+    assert other.record is not None
+
+
+def test_a_run_that_fails_in_a_fresh_process_leaves_its_record(
+    make_config: Make, tmp_path: Path
+) -> None:
+    (outcome,) = run_many([make_config("Broken")], tmp_path, workers=1, fresh=True)
+    assert outcome.error == "RuntimeError: the loss is NaN at step 3"
+    assert outcome.failure is not None
+    assert outcome.failure.error == outcome.error
+    assert outcome.trace is not None
+
+
+def test_no_workers_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="workers=0"):
+        list(run_many([], tmp_path, workers=0))
