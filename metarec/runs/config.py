@@ -225,6 +225,9 @@ class EvaluationConfig:
         retriever: the learner that draws them, one that is fitted without training.
         tasks: tasks of a regime at the most, drawn once by `split.seed`, so that they are the same
             for every learner and every seed of a run; None for all.
+        look_tasks: likewise at each look at meta-validation during training, drawn by the seed of
+            the run.
+        curve_unadapted: whether the curve is also measured without adapting, as the rest is.
     """
 
     regimes: tuple[Regime, ...] = ("warm", "user_cold", "item_cold", "both_cold")
@@ -237,9 +240,12 @@ class EvaluationConfig:
     shortlist: int = 0
     retriever: LearnerConfig | None = None
     tasks: int | None = None
+    look_tasks: int = 64
+    curve_unadapted: bool = True
 
     def __post_init__(self) -> None:
         conform(self, "evaluation")
+        _at_least("evaluation.look_tasks", self.look_tasks, 1)
         _at_least("evaluation.chunk", self.chunk, 1)
         _at_least("evaluation.shortlist", self.shortlist, 0)
         _at_least("evaluation.tasks", 1 if self.tasks is None else self.tasks, 1)
@@ -372,7 +378,7 @@ _SECTIONS: Mapping[str, type[Any]] = {
 
 
 # Without them, a run has the name that it had before there were these.
-_LATER = ("shortlist", "retriever", "tasks")
+_LATER = ("shortlist", "retriever", "tasks", "look_tasks", "curve_unadapted")
 
 
 def _check_learner(name: str, search: Mapping[str, Any], section: str) -> None:

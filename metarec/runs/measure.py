@@ -20,8 +20,6 @@ from metarec.runs.retrieval import Retrieval
 from metarec.splits import Split
 
 NDCG, RMSE = "catalogue/ndcg@10", "rated/rmse"
-VALIDATION_TASKS = 64
-"""Tasks of a regime that a look at meta-validation during training takes at the most."""
 
 _COLD = ("user_cold", "item_cold", "both_cold")
 
@@ -120,7 +118,7 @@ def validator(
     """The look at meta-validation that stops a training early.
 
     Returns:
-        A function from meta-parameters to the selection metric on at most 64 tasks a regime: the
+        A function from meta-parameters to the selection metric on `look_tasks` of a regime: the
         mean over the cold regimes of nDCG@10 in the catalogue, or of minus the RMSE for a learner
         that predicts ratings from rating feedback and ranks the whole catalogue. None where the
         split has no validation.
@@ -130,7 +128,7 @@ def validator(
     episodes = {
         regime: some_tasks(
             draw(config, split, "validation", regime, config.episode.k_shot),
-            VALIDATION_TASKS,
+            config.evaluation.look_tasks,
             config.seed,
         )
         for regime in _selecting(config)
@@ -250,14 +248,16 @@ class _Measuring:
         self, kind: Literal["main", "curve"], episodes: EvaluationEpisodes
     ) -> dict[bool, Evaluation]:
         """The evaluation on some episodes by whether the learner adapts; keeps their rows."""
-        if episodes.key not in self._done:
-            self._done[episodes.key] = {
-                adapted: self._evaluated(learner, episodes)
-                for adapted, learner in self.learners.items()
-            }
-        for adapted, done in self._done[episodes.key].items():
-            self.frames.append(done.per_task.assign(evaluation=kind, adapted=adapted))
-        return self._done[episodes.key]
+        every = kind == "main" or self.config.evaluation.curve_unadapted
+        found = self._done.setdefault(episodes.key, {})
+        for adapted, learner in self.learners.items():
+            if not adapted and not every:
+                continue
+            if adapted not in found:
+                found[adapted] = self._evaluated(learner, episodes)
+            row = found[adapted].per_task.assign(evaluation=kind, adapted=adapted)
+            self.frames.append(row)
+        return found
 
     def _evaluated(self, learner: Learner, episodes: EvaluationEpisodes) -> Evaluation:
         return _evaluate(

@@ -65,6 +65,7 @@ def covers(measured: RunConfig, wanted: RunConfig) -> bool:
         and {*want.cutoffs, 10} <= {*have.cutoffs, 10}
         and _ranked(wanted) == _ranked(measured)
         and (not curve or curve == _curve(measured))
+        and (not curve or have.curve_unadapted or not want.curve_unadapted)
     )
 
 
@@ -85,10 +86,10 @@ def _curve(config: RunConfig) -> tuple[Any, ...]:
 
 
 def _ranked(config: RunConfig) -> tuple[Any, ...]:
-    """What is ranked, and for how many tasks: the shortlist, who draws it, and the limit."""
+    """What is ranked, and for how many tasks: the shortlist, who draws it, and the limits."""
     evaluation, retriever = config.evaluation, config.evaluation.retriever
     drawn_by = None if retriever is None else replace(retriever, search={})
-    return evaluation.shortlist, drawn_by, evaluation.tasks
+    return evaluation.shortlist, drawn_by, evaluation.tasks, evaluation.look_tasks
 
 
 def _finished(folder: Path, config: RunConfig) -> Iterator[Record]:

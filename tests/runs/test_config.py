@@ -80,6 +80,7 @@ def test_an_unknown_key_is_an_error_that_names_it_and_the_nearest(
         ({"learner": {**EASE, "search": {"regularisation": 3}}}, "learner.search.regularisation"),
         ({"evaluation": {"shortlist": -1}}, "evaluation.shortlist=-1 must be at least 0"),
         ({"evaluation": {"tasks": 0}}, "evaluation.tasks=0 must be at least 1"),
+        ({"evaluation": {"look_tasks": 0}}, "evaluation.look_tasks=0 must be at least 1"),
         ({"evaluation": {"shortlist": 100}}, "evaluation.shortlist=100 needs .*evaluation=rerank"),
         ({"evaluation": {"retriever": KNN}}, "evaluation.retriever=item_knn .*shortlist=100"),
         ({"evaluation": {**RERANK, "retriever": 3}}, "retriever=3: a section of keys or null"),
@@ -154,6 +155,8 @@ def test_the_hash_covers_shortlist_retriever_and_tasks_but_not_what_tuning_would
     several = [
         name(),
         name(tasks=64),
+        name(look_tasks=32),
+        name(curve_unadapted=False),
         name(**RERANK),
         name(**RERANK, tasks=64),
         name(**{**RERANK, "shortlist": 50}),

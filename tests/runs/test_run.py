@@ -439,6 +439,39 @@ def test_a_retriever_that_needs_features_gets_them(
     assert record.content["counts"]["test"]["both_cold"]["recall"] > 0
 
 
+def test_the_curve_may_leave_out_what_does_not_adapt(make_config: Make, tmp_path: Path) -> None:
+    """What stands beside it at `k_shot` is measured, also where the curve has the same episodes."""
+    evaluation = {"regimes": ["user_cold"], "parts": ["test"], "k_curve": [1, 3]}
+    both, one = (
+        run(make_config(evaluation=evaluation | more, episode={"k_shot": 3}), tmp_path / "results")
+        for more in ({}, {"curve_unadapted": False})
+    )
+    assert one.metrics == both.metrics
+    assert one.content["without_adaptation"] == both.content["without_adaptation"] != {}
+    rows = both.per_task
+    kept = rows[(rows["evaluation"] == "main") | rows["adapted"]]
+    assert len(kept) < len(rows)
+    pd.testing.assert_frame_equal(one.per_task, kept.reset_index(drop=True))
+
+
+def test_a_look_at_validation_takes_so_many_tasks(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from metarec.runs import measure
+
+    seen: list[int] = []
+    some_tasks = measure.some_tasks
+
+    def counted(episodes: Any, count: int, seed: int) -> Any:
+        seen.append(count)
+        return some_tasks(episodes, count, seed)
+
+    monkeypatch.setattr(measure, "some_tasks", counted)
+    run(make_config(evaluation={"look_tasks": 3}), tmp_path / "results")
+    assert seen
+    assert set(seen) == {3}
+
+
 def test_the_same_data_is_loaded_once_a_process(
     make_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -104,6 +104,11 @@ def test_a_failed_run_is_not_taken_over_and_gives_way_to_a_copy(
         ({}, {"tasks": 4}, False),
         ({"tasks": 4}, {}, False),
         ({"tasks": 4}, WITHOUT_CURVE | {"tasks": 4}, True),
+        # early stopping looks at so many
+        ({}, {"look_tasks": 4}, False),
+        ({}, {"curve_unadapted": False}, True),
+        ({"curve_unadapted": False}, {}, False),
+        ({"curve_unadapted": False}, WITHOUT_CURVE, True),
     ],
 )
 def test_a_run_covers_what_it_has_measured(
