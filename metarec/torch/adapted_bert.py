@@ -7,87 +7,31 @@ with fast weights, as often as an inner loop asks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
-from torch import Tensor, nn
+from jaxtyping import Float32
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from metarec.errors import LearnerError, did_you_mean
+from metarec.errors import LearnerError
 from metarec.text.checkpoint import Checkpoint
+from metarec.torch.adapted_part import (
+    AdaptedPart,
+    added_to_logits,
+    embedded,
+    upper_of,
+    weights_that_adapt,
+)
 from metarec.torch.bert import Attention, load
 from metarec.torch.encoder import pool
+from metarec.torch.text_batches import Prefix, Texts
 
-Adapts = Literal["head", "bitfit", "last_n", "lora", "adalora", "adapter", "prefix", "full"]
 Precision = Literal["fp32", "bf16", "fp16"]
-Change = Callable[[Tensor], Tensor]
-"""What is done to each tensor, such as to move it to another device."""
-ADAPTS: tuple[Adapts, ...] = (
-    *("head", "bitfit", "last_n", "lora", "adalora", "adapter", "prefix", "full"),
-)
-
-
-@dataclass(frozen=True)
-class AdaptedPart:
-    """Which weights of a BERT adapt.
-
-    `head`: none, only what stands on the BERT. `bitfit`: all biases (Ben Zaken, Ravfogel & Goldberg
-    2022). `last_n`: all weights. `lora`: low-rank updates of the query and value projections (Hu et
-    al. 2022, by peft). `adalora`: likewise as a singular value decomposition (Zhang et al. 2023, by
-    peft; every rank is kept). `adapter`: bottlenecks after attention and feed-forward layer
-    (Houlsby et al. 2019). `prefix`: keys and values that every token attends to (Li & Liang 2021).
-    Each of these in the top `layers` layers. `full`: all weights of all layers and the embeddings.
-
-    Args:
-        kind: one of them.
-        layers: number of top layers.
-        rank: of the updates of `lora` and `adalora`.
-        bottleneck: width of an `adapter`.
-        prefix_length: keys and values of a `prefix`, in each layer.
-    """
-
-    kind: str = "last_n"
-    layers: int = 1
-    rank: int = 8
-    bottleneck: int = 32
-    prefix_length: int = 8
-
-    def __post_init__(self) -> None:
-        if self.kind not in ADAPTS:
-            raise LearnerError(f"learner.adapted={self.kind!r}{did_you_mean(self.kind, ADAPTS)}")
-        sizes = {
-            "adapted_layers": self.layers,
-            "rank": self.rank,
-            "bottleneck": self.bottleneck,
-            "prefix_length": self.prefix_length,
-        }
-        for name, size in sizes.items():
-            if size < 1:
-                raise LearnerError(f"learner.{name}={size} must be at least 1")
-
-    def check_order(self, first_order: bool, attention: Attention) -> None:
-        """Refuses what has no second derivative, or whose second derivative does not fit.
-
-        Raises:
-            LearnerError: naming the way out.
-        """
-        if first_order:
-            return
-        if self.kind == "full":
-            raise LearnerError(
-                "learner.adapted=full in second order would keep every layer's graph for every "
-                "inner step; choose learner.first_order=true, or adapt a part (last_n, lora)"
-            )
-        if self.kind != "head" and attention != "eager":
-            raise LearnerError(
-                f"learner.adapted={self.kind} in second order needs learner.attention=eager: fused "
-                "attention has no second derivative; or choose learner.first_order=true"
-            )
 
 
 @dataclass(frozen=True)
@@ -129,64 +73,6 @@ class Compute:
             )
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """What is known of a batch of n texts before anything adapts.
-
-    Args:
-        values: [n, L, D] token states below the lowest adapted layer; [n, L] token numbers where
-            the embeddings adapt, or nothing was computed yet.
-        mask: [n, L] 1 where there is a token, 0 on padding.
-        types: [n, L] which of two texts each token is of; None where there is one.
-    """
-
-    values: Tensor
-    mask: Int64[Tensor, "n length"]
-    types: Int64[Tensor, "n length"] | None = None
-
-    def map(self, change: Change) -> Prefix:
-        """The same with each tensor changed."""
-        types = None if self.types is None else change(self.types)
-        return Prefix(change(self.values), change(self.mask), types)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """N texts in batches of similar length, so that little is padded.
-
-    Args:
-        batches: of the texts, the longest first.
-        order: [N] the place of each text among those of the batches, one after another.
-    """
-
-    batches: tuple[Prefix, ...]
-    order: Int64[Tensor, " n"]
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.order)
-
-    def map(self, change: Change) -> Texts:
-        """The same with each tensor changed."""
-        return Texts(tuple(batch.map(change) for batch in self.batches), change(self.order))
-
-
-def by_length(lengths: Int64[np.ndarray, " n"], size: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Rows of texts in batches of similar length, the longest first.
-
-    Args:
-        lengths: [n] tokens of each text.
-        size: texts of a batch; the last may have fewer.
-
-    Returns:
-        The rows of each batch, and [n] the place of each text among them.
-    """
-    rows = np.argsort(-lengths, kind="stable")
-    place = np.empty(len(rows), np.int64)
-    place[rows] = np.arange(len(rows))
-    return [rows[start : start + size] for start in range(0, len(rows), size)], place
-
-
 class AdaptedBert:
     """A BERT as two pure functions: what is frozen, and the rest with fast weights.
 
@@ -225,8 +111,10 @@ class AdaptedBert:
         # transformers, peft and torch's own layers draw from torch's global state: it stays
         with torch.random.fork_rng(devices=[]):
             self._model = load(checkpoint.folder, attention).to(device)
-            self._upper, self.frozen = _upper_of(self._model, part, checkpoint.name, first_only)
-            adapts = _prepare(self._upper.to(device), part, self._model.config.hidden_size, rng)
+            self._upper, self.frozen = upper_of(self._model, part, checkpoint.name, first_only)
+            adapts = weights_that_adapt(
+                self._upper.to(device), part, self._model.config.hidden_size, rng
+            )
         self.part, self.checkpoint, self.device = part, checkpoint, torch.device(device)
         self.compute = compute or Compute()
         self.embedding_size: int = self._model.config.hidden_size
@@ -253,8 +141,8 @@ class AdaptedBert:
         if batch.types is not None:
             given["token_type_ids"] = batch.types
         with self._autocast():
-            values = _embedded(self._model, given)
-            added = _added(batch.mask, values.dtype)
+            values = embedded(self._model, given)
+            added = added_to_logits(batch.mask, values.dtype)
             for layer in self._model.encoder.layer[: self.frozen]:
                 values = layer(values, added)
         return Prefix(values.float(), batch.mask)
@@ -305,7 +193,7 @@ class AdaptedBert:
         """What `states` returns; the weights are arguments, so that it can be computed again."""
         fast = dict(zip(names, weights, strict=True))
         with self._autocast():
-            inputs = batch.values, _added(batch.mask, torch.float32), batch.types
+            inputs = batch.values, added_to_logits(batch.mask, torch.float32), batch.types
             states: Tensor = torch.func.functional_call(self._upper, fast, inputs)
         return states.float()
 
@@ -318,197 +206,3 @@ class AdaptedBert:
 
 def _has_bf16() -> bool:
     return torch.cuda.is_bf16_supported(including_emulation=False)
-
-
-def _embedded(model: Any, given: Mapping[str, Tensor]) -> Tensor:
-    """[n, L, D] embeddings of token numbers."""
-    values: Tensor = model.embeddings(**given)
-    if hasattr(model, "embeddings_project"):
-        values = model.embeddings_project(values)  # ELECTRA's narrower ones
-    return values
-
-
-def _upper_of(model: Any, part: AdaptedPart, name: str, first_only: bool) -> tuple[_Upper, int]:
-    """The layers from the lowest that adapts, and the number of those below."""
-    layers = getattr(getattr(model, "encoder", None), "layer", None)
-    if layers is None:
-        raise LearnerError(
-            f"checkpoint {name!r} is a {type(model).__name__}, whose layers are not at "
-            "encoder.layer; choose a BERT, RoBERTa, XLM-RoBERTa or ELECTRA"
-        )
-    if part.layers > len(layers):
-        raise LearnerError(
-            f"learner.adapted_layers={part.layers}: checkpoint {name!r} has {len(layers)} layers"
-        )
-    # the last layer of a frozen BERT is not frozen with the others where it is computed in part
-    of_head = len(layers) - int(first_only)
-    frozen = {"head": of_head, "full": 0}.get(part.kind, len(layers) - part.layers)
-    return _Upper(model, list(layers)[frozen:], part, frozen, first_only), frozen
-
-
-class _Upper(nn.Module):
-    """The layers from the lowest that adapts, and what is added to them."""
-
-    def __init__(
-        self, model: Any, layers: list[Any], part: AdaptedPart, below: int, first_only: bool
-    ) -> None:
-        super().__init__()
-        self.layer = nn.ModuleList(layers)
-        self.below, self.first_only = below, first_only
-        self.prefix: nn.ParameterList | None = None
-        if part.kind == "full":
-            self.embeddings = model.embeddings
-            if hasattr(model, "embeddings_project"):
-                self.embeddings_project = model.embeddings_project
-        if part.kind == "prefix":
-            heads, size = model.config.num_attention_heads, model.config.hidden_size
-            shape = 2, heads, part.prefix_length, size // heads
-            self.prefix = nn.ParameterList(nn.Parameter(torch.zeros(shape)) for _ in layers)
-
-    def forward(self, values: Tensor, added: Tensor, types: Tensor | None) -> Tensor:
-        """Token states below, or token numbers where embeddings adapt, to those above.
-
-        Args:
-            values: [n, L, D] or [n, L].
-            added: [n, 1, 1, L] to the attention's logits.
-            types: [n, L] for the embeddings.
-        """
-        if hasattr(self, "embeddings"):
-            given = (
-                {"input_ids": values}
-                if types is None
-                else {"input_ids": values, "token_type_ids": types}
-            )
-            values = _embedded(self, given)
-        kept = None
-        if self.prefix is not None:
-            kept = _Attended(dict(enumerate(self.prefix, start=self.below)))
-            added = nn.functional.pad(added, (self.prefix[0].shape[2], 0))
-        for number, layer in enumerate(self.layer, start=1):
-            attended: Any = kept
-            last: Any = layer
-            if self.first_only and number == len(self.layer):
-                attended = _Others(last.attention.self, values, kept)
-                values = values[:, :1]
-            values = layer(values, added, past_key_values=attended)
-        return values
-
-
-class _Attended:
-    """Stands in for transformers' cache of keys and values: the prefix of each layer."""
-
-    def __init__(self, prefixes: Mapping[int, Tensor]) -> None:
-        self.prefixes = prefixes
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """[n, heads, L, d] keys and values with the prefix before them."""
-        own = self.prefixes[layer].unsqueeze(1).expand(-1, len(keys), -1, -1, -1)
-        return torch.cat([own[0], keys], dim=2), torch.cat([own[1], values], dim=2)
-
-
-class _Others:
-    """Stands in for that cache where one token is computed: it attends to all of its text.
-
-    Args:
-        attention: of the layer.
-        states: [n, L, D] that come into it.
-        kept: a prefix before them.
-    """
-
-    def __init__(self, attention: Any, states: Tensor, kept: _Attended | None) -> None:
-        self.attention, self.states, self.kept = attention, states, kept
-
-    def update(
-        self, keys: Tensor, values: Tensor, layer: int, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """[n, heads, L, d] keys and values of all tokens; given are those of the first."""
-        shape = *self.states.shape[:-1], -1, self.attention.attention_head_size
-        keys, values = (
-            project(self.states).view(shape).transpose(1, 2)
-            for project in (self.attention.key, self.attention.value)
-        )
-        return (keys, values) if self.kept is None else self.kept.update(keys, values, layer)
-
-
-class _Bottleneck(nn.Module):
-    """`x + up(gelu(down(x)))`, which is x at first, since `up` starts at 0."""
-
-    def __init__(self, size: int, width: int) -> None:
-        super().__init__()
-        self.down, self.up = nn.Linear(size, width), nn.Linear(width, size)
-
-    def forward(self, values: Tensor) -> Tensor:
-        """[..., D] to [..., D]."""
-        return values + self.up(nn.functional.gelu(self.down(values)))
-
-
-_NEW = {"lora": "lora_", "adalora": "lora_", "adapter": ".dense.1.", "prefix": "prefix."}
-"""What is in the names of weights that are not pretrained."""
-
-
-def _prepare(
-    upper: _Upper, part: AdaptedPart, size: int, rng: np.random.Generator
-) -> dict[str, Tensor]:
-    """Adds what is not pretrained; returns the weights that adapt, by name."""
-    if part.kind == "head":
-        return {}
-    if part.kind in ("lora", "adalora"):
-        _inject(upper, part)
-    if part.kind == "adapter":
-        _insert(upper, size, part.bottleneck)
-    found: dict[str, Tensor] = {
-        name: value for name, value in upper.named_parameters() if _adapts(name, part.kind)
-    }
-    if part.kind in _NEW:
-        for name, value in found.items():
-            # drawn here, so that nothing depends on torch's global state
-            drawn = _scale(name, part.kind, size) * rng.standard_normal(tuple(value.shape))
-            value.data.copy_(torch.from_numpy(drawn.astype(np.float32)))
-    return found
-
-
-def _adapts(name: str, kind: str) -> bool:
-    if kind in ("full", "last_n", "bitfit"):
-        return kind != "bitfit" or name.endswith(".bias")
-    # AdaLoRA counts its ranks in a parameter
-    return _NEW[kind] in name and "ranknum" not in name
-
-
-def _scale(name: str, kind: str, size: int) -> float:
-    """Standard deviation of a weight that is not pretrained; 0 where the update must start at 0."""
-    if kind == "prefix":
-        return 0.02
-    drawn = ["lora_A", "down.weight"] + (["lora_B"] if kind == "adalora" else [])
-    return 1 / float(np.sqrt(size)) if any(part in name for part in drawn) else 0.0
-
-
-def _insert(upper: Any, size: int, width: int) -> None:
-    """A bottleneck after the attention and after the feed-forward layer."""
-    for layer in upper.layer:
-        for output in (layer.attention.output, layer.output):
-            bottleneck = _Bottleneck(size, width).to(output.dense.weight.device)
-            output.dense = nn.Sequential(output.dense, bottleneck)
-
-
-def _inject(upper: _Upper, part: AdaptedPart) -> None:
-    """LoRA or AdaLoRA on the query and value projections, by peft."""
-    # seconds of import
-    from peft import AdaLoraConfig, LoraConfig, inject_adapter_in_model
-
-    targets = ["query", "value"]
-    config: Any = LoraConfig(r=part.rank, lora_alpha=part.rank, target_modules=targets)
-    if part.kind == "adalora":
-        config = AdaLoraConfig(
-            init_r=part.rank, target_r=part.rank, lora_alpha=part.rank, total_step=1,
-            target_modules=targets,
-        )  # fmt: skip
-    inject_adapter_in_model(config, upper)
-    upper.eval()
-
-
-def _added(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """[n, 1, 1, L] what is added to the attention's logits: 0, and on padding the least number."""
-    least = torch.finfo(dtype).min
-    return (1 - mask[:, None, None, :].to(dtype)) * least

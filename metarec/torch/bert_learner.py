@@ -18,7 +18,8 @@ from metarec.inputs import Inputs, nonzero
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import InnerLoop, OuterLoop, OuterLoss
 from metarec.torch import bert_loop, episodic
-from metarec.torch.adapted_bert import AdaptedPart, Compute, Precision
+from metarec.torch.adapted_bert import Compute, Precision
+from metarec.torch.adapted_part import AdaptedPart
 from metarec.torch.batches import ahead, sent
 from metarec.torch.bert import Attention
 from metarec.torch.bert_loop import Shots, TextScorer, UserTask

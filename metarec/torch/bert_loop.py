@@ -13,8 +13,8 @@ from torch import Tensor
 
 from metarec.inputs import Inputs
 from metarec.loops import InnerLoop, Loss, OuterLoss
-from metarec.torch.adapted_bert import Change, Texts
 from metarec.torch.inner_loop import pointwise_loss
+from metarec.torch.text_batches import Change, Texts
 
 Weights = Mapping[str, Tensor]
 Rates = Callable[[str], float]

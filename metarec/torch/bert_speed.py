@@ -22,13 +22,15 @@ from metarec.loops import InnerLoop
 from metarec.speed.memory import mark_of_process
 from metarec.speed.work import AGAIN, LAST, LORA, BertWork, Contender
 from metarec.text.checkpoint import Checkpoint, resolve
-from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart, Prefix, Texts
+from metarec.torch.adapted_bert import AdaptedBert
+from metarec.torch.adapted_part import AdaptedPart
 from metarec.torch.batches import sent
 from metarec.torch.bert_loop import UserTask, adapt, meta_gradients
 from metarec.torch.bi_encoder import BiEncoder
 from metarec.torch.prefix_cache import PrefixCache
 from metarec.torch.scorer import MLP
 from metarec.torch.speed import gflop_of, wait
+from metarec.torch.text_batches import Prefix, Texts
 
 _RATE = 0.01
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float32, Int32
 from torch import Tensor
 
-from metarec.torch.adapted_bert import Texts
 from metarec.torch.prefix_cache import TextCache
+from metarec.torch.text_batches import Texts
 from metarec.torch.text_head import TextHead
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Float32, Int32
 from torch import Tensor
 
 from metarec.pairs import UserItemPairs
-from metarec.torch.adapted_bert import Texts
 from metarec.torch.prefix_cache import PairCache
+from metarec.torch.text_batches import Texts
 from metarec.torch.text_head import TextHead
 
 

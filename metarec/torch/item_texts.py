@@ -14,12 +14,14 @@ from metarec.learner import Feedback, Training, require_features
 from metarec.pairs import UserItemPairs
 from metarec.text.store import default_folder
 from metarec.text.tokens import EncoderSettings, Pair, Tokenizer
-from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart, Compute, Texts
+from metarec.torch.adapted_bert import AdaptedBert, Compute
+from metarec.torch.adapted_part import AdaptedPart
 from metarec.torch.bert import Attention
 from metarec.torch.bi_encoder import BiEncoder
 from metarec.torch.cross_encoder import CrossEncoder
 from metarec.torch.prefix_cache import PairCache, PrefixCache, TextCache
 from metarec.torch.scorer import Scorer
+from metarec.torch.text_batches import Texts
 
 
 @dataclass(frozen=True)

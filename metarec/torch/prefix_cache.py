@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 
 from metarec.errors import LearnerError
 from metarec.text.tokens import Pair
-from metarec.torch.adapted_bert import AdaptedBert, Prefix, Texts, by_length
+from metarec.torch.adapted_bert import AdaptedBert
+from metarec.torch.text_batches import Prefix, Texts, by_length
 from metarec.writing import replacing
 
 MEBIBYTE = 1 << 20

@@ -13,8 +13,9 @@ from torch import Tensor
 
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs
-from metarec.torch.adapted_bert import AdaptedBert, Texts
+from metarec.torch.adapted_bert import AdaptedBert
 from metarec.torch.scorer import Scorer
+from metarec.torch.text_batches import Texts
 
 BERT, HEAD = "bert.", "head."
 """Prefixes of the names of weights: those of the BERT that adapt, and the scorer's."""

@@ -12,17 +12,10 @@ from torch import Tensor
 
 from metarec.errors import LearnerError
 from metarec.text.checkpoint import Checkpoint
-from metarec.torch.adapted_bert import (
-    ADAPTS,
-    AdaptedBert,
-    AdaptedPart,
-    Adapts,
-    Compute,
-    Prefix,
-    Texts,
-    by_length,
-)
+from metarec.torch.adapted_bert import AdaptedBert, Compute
+from metarec.torch.adapted_part import ADAPTS, AdaptedPart, Adapts
 from metarec.torch.bert import load
+from metarec.torch.text_batches import Prefix, Texts, by_length
 
 SIZE, WIDTH = 16, 24
 IDS = torch.tensor([[1, 5, 6, 2], [1, 7, 2, 0], [1, 2, 0, 0]])

@@ -16,7 +16,8 @@ from metarec.features import build_features
 from metarec.learner import MetaParameters, Support, Training
 from metarec.runs.resume import Checkpointer
 from metarec.splits import Split
-from metarec.torch.adapted_bert import ADAPTS, AdaptedBert, AdaptedPart
+from metarec.torch.adapted_bert import AdaptedBert
+from metarec.torch.adapted_part import ADAPTS, AdaptedPart
 from metarec.torch.bert_learner import BertLearner
 from metarec.torch.bert_maml import BertMAML
 from metarec.torch.bert_transfer import BertTransfer

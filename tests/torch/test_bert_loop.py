@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from metarec.loops import InnerLoop, OuterLoss
-from metarec.torch.adapted_bert import Prefix, Texts
 from metarec.torch.bert_loop import Shots, TextScorer, UserTask, adapt, meta_gradients
 from metarec.torch.episodic import outer_loss
 from metarec.torch.inner_loop import Episodes
+from metarec.torch.text_batches import Prefix, Texts
 
 RATE = 0.3
 

@@ -17,10 +17,12 @@ from metarec.inputs import Inputs
 from metarec.learner import Feedback, Support, TaskKind, Training
 from metarec.splits import Split
 from metarec.text.checkpoint import Checkpoint
-from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart, Texts
+from metarec.torch.adapted_bert import AdaptedBert
+from metarec.torch.adapted_part import AdaptedPart
 from metarec.torch.bi_encoder import BiEncoder
 from metarec.torch.prefix_cache import PrefixCache
 from metarec.torch.scorer import MLP
+from metarec.torch.text_batches import Texts
 from metarec.torch.text_head import BERT, HEAD
 
 

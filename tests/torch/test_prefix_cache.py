@@ -12,8 +12,10 @@ import torch
 from metarec.errors import LearnerError
 from metarec.text.checkpoint import Checkpoint
 from metarec.text.tokens import Pair
-from metarec.torch.adapted_bert import AdaptedBert, AdaptedPart, Prefix, Texts
+from metarec.torch.adapted_bert import AdaptedBert
+from metarec.torch.adapted_part import AdaptedPart
 from metarec.torch.prefix_cache import BATCH, MEBIBYTE, PairCache, PrefixCache, padded
+from metarec.torch.text_batches import Prefix, Texts
 
 SIZE = 16
 TOKENS = [[1, 5, 6, 2], [1, 2], [1, 7, 2], [1, 5, 6, 2], [1, 9, 8, 7, 2]]

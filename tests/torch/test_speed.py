@@ -66,7 +66,7 @@ def test_the_dual_form_needs_fewer_operations_where_features_are_wide() -> None:
 
 def test_work_in_place_is_counted_too() -> None:
     a, b, c = torch.ones(2, 3, 5), torch.ones(2, 3, 4), torch.ones(2, 4, 5)
-    assert speed._gflop(lambda: a.baddbmm_(b, c)) == pytest.approx(2 * 2 * 3 * 4 * 5 / 1e9)
+    assert speed.gflop_of(lambda: a.baddbmm_(b, c)) == pytest.approx(2 * 2 * 3 * 4 * 5 / 1e9)
 
 
 def test_all_contenders_score_the_catalogue_alike_user_for_user() -> None:
