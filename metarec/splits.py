@@ -51,8 +51,10 @@ class Split:
         item_group: [n_items] likewise.
         part: [n] code of each interaction's part: 0 train, 1 to 4 validation and 5 to 8 test in the
             order of `REGIMES`, 9 unused.
-        method: `seed` or `time`.
+        method: `seed`, `time`, or `given` by a publication.
         unused: reason to number of interactions that are unused for it.
+        queries: [n] true where a publication says that the interaction is a query of its task, and
+            all others of the task support; None where episodes draw them.
 
     Raises:
         SplitError: if the split does not keep these promises, or has no train interaction.
@@ -62,12 +64,14 @@ class Split:
     user_group: Int8[np.ndarray, " users"]
     item_group: Int8[np.ndarray, " items"]
     part: Int8[np.ndarray, " n"]
-    method: Literal["seed", "time"]
+    method: Literal["seed", "time", "given"]
     unused: Mapping[str, int]
+    queries: Bool[np.ndarray, " n"] | None = None
 
     def __post_init__(self) -> None:
-        for array in (self.user_group, self.item_group, self.part):
-            array.setflags(write=False)
+        for array in (self.user_group, self.item_group, self.part, self.queries):
+            if array is not None:
+                array.setflags(write=False)
         object.__setattr__(self, "unused", MappingProxyType(dict(self.unused)))
         self.check()
 
@@ -79,6 +83,7 @@ class Split:
         users: Sequence[float] = (0.7, 0.1, 0.2),
         items: Sequence[float] = (0.8, 0.1, 0.1),
         warm_holdout: Sequence[float] = (0.05, 0.10),
+        without_train: Literal["aside", "cold"] = "aside",
     ) -> Split:
         """Draws at random who is cold, and which interactions of warm with warm are held out.
 
@@ -90,6 +95,8 @@ class Split:
             warm_holdout: fractions of the interactions of warm users with warm items that are held
                 out for validation and for test. One interaction of each user and item always stays
                 in train, so that on very sparse data fewer may be held out.
+            without_train: what a warm item is whose users are all cold: set `aside`, or `cold`
+                (test-cold if a test user has it, else validation-cold).
 
         Returns:
             The split.
@@ -105,31 +112,57 @@ class Split:
         )
         user_group = _draw_groups(dataset.users, dataset.n_users, users, rng_users)
         item_group = _draw_groups(dataset.items, dataset.n_items, items, rng_items)
-        both_warm = (user_group[dataset.users] == WARM) & (item_group[dataset.items] == WARM)
-
-        reasons = {}
-        without_train = {}
-        for label, index, group in (
-            ("user", dataset.users, user_group),
-            ("item", dataset.items, item_group),
-        ):
-            has_train = np.bincount(index[both_warm], minlength=len(group)) > 0
-            lone = (group == WARM) & ~has_train
-            without_train[label] = lone
-            group[lone] = ASIDE
-        reasons["the user has no train interaction: all its items are cold"] = without_train[
-            "user"
-        ][dataset.users]
-        reasons["the item has no train interaction: all its users are cold"] = without_train[
-            "item"
-        ][dataset.items]
-
-        part = _place(user_group[dataset.users], item_group[dataset.items], reasons)
+        if without_train == "cold":
+            _make_lone_items_cold(dataset, user_group, item_group)
+        part, reasons = _placed(dataset, user_group, item_group)
         pool = np.flatnonzero(part == TRAIN)
         validation, test = _hold_out(dataset, pool, warm_holdout, rng_holdout)
         part[validation] = _FIRST["validation"]
         part[test] = _FIRST["test"]
         return cls(dataset, user_group, item_group, part, "seed", _count(reasons))
+
+    @classmethod
+    def from_groups(
+        cls,
+        dataset: Dataset,
+        user_group: Int8[np.ndarray, " users"],
+        item_group: Int8[np.ndarray, " items"],
+        validation: Int64[np.ndarray, " held_out"] | None = None,
+        test: Int64[np.ndarray, " held_out_too"] | None = None,
+        queries: Bool[np.ndarray, " n"] | None = None,
+    ) -> Split:
+        """The split of a publication, which says who is cold.
+
+        Args:
+            dataset: what is split.
+            user_group: [n_users] 0 warm, 1 validation-cold, 2 test-cold.
+            item_group: [n_items] likewise; a warm user or item without train interaction is set
+                aside.
+            validation: interactions of warm with warm that are held out for validation.
+            test: likewise for test.
+            queries: [n] as in the class.
+
+        Returns:
+            The split.
+
+        Raises:
+            SplitError: if what is held out is not of warm with warm, or train is empty.
+        """
+        user_group, item_group = user_group.copy(), item_group.copy()
+        warm = (user_group[dataset.users] == WARM) & (item_group[dataset.items] == WARM)
+        for name, rows in (("validation", validation), ("test", test)):
+            if rows is not None:
+                if not warm[rows].all():
+                    raise SplitError(
+                        f"{int((~warm[rows]).sum())} interactions that are held out for {name} are "
+                        "not of a warm user with a warm item"
+                    )
+                warm[rows] = False
+        part, reasons = _placed(dataset, user_group, item_group, warm)
+        for name, rows in (("validation", validation), ("test", test)):
+            if rows is not None:
+                part[rows[part[rows] == TRAIN]] = _FIRST[name]
+        return cls(dataset, user_group, item_group, part, "given", _count(reasons), queries)
 
     @classmethod
     def by_time(
@@ -275,8 +308,9 @@ class Split:
             ("user_group", self.user_group, data.n_users),
             ("item_group", self.item_group, data.n_items),
             ("part", self.part, len(data)),
+            ("queries", self.queries, len(data)),
         ):
-            if len(array) != size:
+            if array is not None and len(array) != size:
                 raise SplitError(f"{name} has {len(array)} entries, not {size}")
         for name, group in (
             ("user_group", self.user_group),
@@ -382,6 +416,44 @@ def _first_period(
     for code in (TEST, VALIDATION, WARM):
         group[index[period == code]] = code
     return group
+
+
+def _placed(
+    dataset: Dataset,
+    user_group: Int8[np.ndarray, " users"],
+    item_group: Int8[np.ndarray, " items"],
+    train: Bool[np.ndarray, " n"] | None = None,
+) -> tuple[Int8[np.ndarray, " n"], dict[str, Bool[np.ndarray, " n"]]]:
+    """Codes of the parts by the groups, from which warm ones without train are set aside.
+
+    Train may be wherever `train` is true, or both are warm. Returns the codes, all of warm with
+    warm in train, and why interactions are unused.
+    """
+    if train is None:
+        train = (user_group[dataset.users] == WARM) & (item_group[dataset.items] == WARM)
+    reasons = {}
+    for label, others, index, group in (
+        ("user", "items", dataset.users, user_group),
+        ("item", "users", dataset.items, item_group),
+    ):
+        reasons[f"the {label} is in no group"] = (group == ASIDE)[index]
+        lone = (group == WARM) & ~_occurs(index[train], len(group))
+        reasons[f"the {label} has no train interaction: its {others} are cold or held out"] = lone[
+            index
+        ]
+        group[lone] = ASIDE
+    return _place(user_group[dataset.users], item_group[dataset.items], reasons), reasons
+
+
+def _make_lone_items_cold(
+    dataset: Dataset, user_group: Int8[np.ndarray, " users"], item_group: Int8[np.ndarray, " items"]
+) -> None:
+    """Warm items without a warm user become cold with their users: of test before validation."""
+    of_user = user_group[dataset.users]
+    present = [_occurs(dataset.items[of_user == code], dataset.n_items) for code in range(3)]
+    lone = (item_group == WARM) & ~present[WARM]
+    item_group[lone & present[VALIDATION]] = VALIDATION
+    item_group[lone & present[TEST]] = TEST
 
 
 def _place(

@@ -235,3 +235,15 @@ class Dataset:
                 break
             mask = enough
         return self.keep(mask, f"k-core of {users} a user and {items} an item")
+
+    def without_heavy_users(self, most: int) -> Dataset:
+        """Returns the part of the users that have at most so many interactions.
+
+        Args:
+            most: greatest number of interactions a user.
+
+        Raises:
+            DataError: if nothing is left.
+        """
+        per_user = np.bincount(self.users, minlength=self.n_users)
+        return self.keep(per_user[self.users] <= most, f"users of more than {most} interactions")

@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Int32, Int64, UInt64
+from jaxtyping import Int32, Int64, Shaped, UInt64
 
+from metarec.data import Dataset
 from metarec.episodes import Ragged, check_feedback, labels_of
 from metarec.errors import EpisodeError
 from metarec.learner import Feedback, Support, TaskKind
@@ -143,12 +144,7 @@ def evaluation_episodes(
         pool_rows = split.rows(part, "user_cold")
     else:
         pool_rows = split.rows("train")
-    if order == "time" and data.times is None:
-        raise EpisodeError(
-            f"episode.order=time, but data set {data.name!r} has no timestamps; set "
-            "episode.order=random"
-        )
-    key = _mix(seed, pool_rows) if order == "random" else np.asarray(data.times)[pool_rows]
+    key = order_key(data, pool_rows, order, seed)
     pool = Ragged.group(
         by_task[pool_rows[np.argsort(key, kind="stable")]],
         pool_rows[np.argsort(key, kind="stable")],
@@ -222,6 +218,27 @@ def evaluation_episodes(
         query_labels=Ragged.group(query_task, labels_of(ratings, relevance, threshold), len(tasks)),
         left_out={reason: count for reason, count in left_out.items() if count},
     )
+
+
+def order_key(
+    dataset: Dataset,
+    rows: Int64[np.ndarray, " m"],
+    order: Literal["random", "time"],
+    seed: int,
+) -> Shaped[np.ndarray, " m"]:
+    """[m] what interactions are sorted by to draw a task's support, the first of them.
+
+    Raises:
+        EpisodeError: if there are no timestamps to sort by.
+    """
+    if order == "random":
+        return _mix(seed, rows)
+    if dataset.times is None:
+        raise EpisodeError(
+            f"episode.order=time, but data set {dataset.name!r} has no timestamps; set "
+            "episode.order=random"
+        )
+    return np.asarray(dataset.times)[rows]
 
 
 def _candidates(split: Split, part: Part, regime: str, task: TaskKind) -> Int32[np.ndarray, " c"]:

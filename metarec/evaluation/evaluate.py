@@ -135,7 +135,7 @@ def evaluate(
     label = f"{type(learner).__name__} {episodes.part}/{episodes.regime}"
     tally = _Tally(episodes, cutoffs, gain, 0.0 if rating_scale is None else rating_scale[0])
     seconds = {"adapt": 0.0, "score": 0.0}
-    for start in _steps(n_tasks, chunk, progress, label):
+    for start in steps(n_tasks, chunk, progress, label):
         part = slice(start, min(start + chunk, n_tasks))
         candidates = episodes.candidates
         if shortlist is not None:
@@ -156,7 +156,7 @@ def evaluate(
     for column, values in errors.items():
         metric = column.removeprefix("rated/")
         aggregate[f"rated/pooled_{metric}"] = pooled(metric, values, columns["n_query"])
-    per_task = pd.concat([_described(episodes), pd.DataFrame(columns)], axis=1)
+    per_task = pd.concat([described(episodes), pd.DataFrame(columns)], axis=1)
     return Evaluation(per_task, aggregate, seconds)
 
 
@@ -280,7 +280,8 @@ def _scored(
     return check_scores(scores, episodes.tasks[part], len(candidates), type(learner).__name__)
 
 
-def _described(episodes: EvaluationEpisodes) -> pd.DataFrame:
+def described(episodes: EvaluationEpisodes) -> pd.DataFrame:
+    """The columns that say which episode a row is."""
     return pd.DataFrame(
         {
             "task": episodes.tasks,
@@ -376,7 +377,8 @@ def _rows_of_queries(
     return own, place, (empty_rows, empty_places)
 
 
-def _steps(n_tasks: int, chunk: int, progress: bool, label: str) -> Any:
+def steps(n_tasks: int, chunk: int, progress: bool, label: str) -> Any:
+    """The first task of each chunk, with a progress bar if wanted."""
     starts = range(0, n_tasks, chunk)
     if not progress:
         return starts

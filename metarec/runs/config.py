@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from metarec.errors import ConfigError
 from metarec.runs.fields import conform, conformed
+from metarec.runs.search import domain_of
 
 Regime = Literal["warm", "user_cold", "item_cold", "both_cold"]
 Part = Literal["validation", "test"]
@@ -26,6 +27,7 @@ class DataConfig:
         options: options of the reader; those that are None are left to the reader.
         min_user_interactions: k-core filter: least interactions of a user.
         min_item_interactions: least interactions of an item.
+        max_user_interactions: users with more are left out, before the k-core; None for no limit.
     """
 
     name: str = "ml-latest-small"
@@ -33,11 +35,15 @@ class DataConfig:
     options: Mapping[str, Any] = field(default_factory=dict)
     min_user_interactions: int = 1
     min_item_interactions: int = 1
+    max_user_interactions: int | None = None
 
     def __post_init__(self) -> None:
         conform(self, "data")
         for name in ("min_user_interactions", "min_item_interactions"):
             _at_least(f"data.{name}", getattr(self, name), 1)
+        if self.max_user_interactions is not None:
+            least = max(1, self.min_user_interactions)
+            _at_least("data.max_user_interactions", self.max_user_interactions, least)
 
 
 @dataclass(frozen=True)
@@ -70,26 +76,39 @@ class SplitConfig:
     """Who is cold.
 
     Args:
-        method: `seed` draws, `time` cuts at points in time.
+        method: `seed` draws, `time` cuts at points in time; `melu` and `recbole_metarec` read what
+            these published (`metarec.published_splits`).
         seed: of the draw; not that of the run, so that a task is the same over seeds of runs.
         users: fractions of users that are warm, validation-cold and test-cold.
         items: likewise for items.
         warm_holdout: fractions of warm interactions held out for validation and for test.
         validation_from: for `time`: seconds since 1970, an ISO date, or a quantile of the times.
         test_from: likewise.
+        without_train: for `seed`: whether a warm item whose users are all cold is set `aside` or
+            `cold`.
+        source: for `melu` the folder of its states, for `recbole_metarec` the file of its tasks.
+        validation_users: for `melu`: fraction of the warm users that are validation-cold.
+        validation_years: for `melu`: first and last year of release of the warm movies that are
+            validation-cold; None for none.
     """
 
-    method: Literal["seed", "time"] = "seed"
+    method: Literal["seed", "time", "melu", "recbole_metarec"] = "seed"
     seed: int = 0
     users: tuple[float, float, float] = (0.7, 0.1, 0.2)
     items: tuple[float, float, float] = (0.8, 0.1, 0.1)
     warm_holdout: tuple[float, float] = (0.05, 0.1)
     validation_from: int | float | str | None = 0.8
     test_from: int | float | str = 0.9
+    without_train: Literal["aside", "cold"] = "aside"
+    source: str | None = None
+    validation_users: float = 0.0
+    validation_years: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         conform(self, "split")
         _at_least("split.seed", self.seed, 0)
+        if not 0 <= self.validation_users < 1:
+            raise ConfigError(f"split.validation_users={self.validation_users}: 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -143,7 +162,8 @@ class LearnerConfig:
         name: what records and tables call it.
         target: dotted path of its class, such as `metarec.baselines.ease.EASE`.
         arguments: arguments of the class.
-        search: for tuning: argument to the values to try. Not part of a run's hash.
+        search: for tuning: argument to the values to try, a list or a range. Not part of a run's
+            hash.
     """
 
     name: str
@@ -274,6 +294,46 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class ProtocolConfig:
+    """A published way of measuring: each task ranks and rates what it rated itself.
+
+    A task's interactions in its regime are its own support and query; the catalogue is not ranked.
+
+    Args:
+        name: what records and tables call it.
+        history: least and most interactions of a task in its regime; others are left out, and
+            counted.
+        support: shots of a task; None for all that are not queries.
+        query: queries of a task; None for all that are no shots.
+        unseen: whether interactions with items that no train user has are kept in the tasks, or
+            dropped from them.
+        selection: column of the metric that early stopping and tuning look at, on validation.
+    """
+
+    name: str
+    history: tuple[int, int] = (13, 100)
+    support: int | None = None
+    query: int | None = 10
+    unseen: Literal["keep", "drop"] = "keep"
+    selection: str = "rated/mae"
+
+    def __post_init__(self) -> None:
+        conform(self, "protocol")
+        if (self.support is None) == (self.query is None) and self.support is None:
+            raise ConfigError("protocol.support and protocol.query are both null; give one of them")
+        for name in ("support", "query"):
+            value = getattr(self, name)
+            _at_least(f"protocol.{name}", 1 if value is None else value, 0)
+        least, most = self.history
+        needed = (self.support or 0) + (1 if self.query is None else self.query)
+        if least < needed or most < least:
+            raise ConfigError(
+                f"protocol.history={list(self.history)}: least and most, of which the least must "
+                f"be enough for the support and the query ({needed})"
+            )
+
+
+@dataclass(frozen=True)
 class RunConfig:
     """One run: one learner, one data set, one split, one seed.
 
@@ -285,6 +345,7 @@ class RunConfig:
         episode: what an episode is.
         backend: what computes.
         evaluation: what is measured.
+        protocol: of a publication; None for that of this framework.
         seed: of the learner, of the meta-training episodes and of the orders of evaluation.
         experiment: folder of the record within the results.
 
@@ -299,6 +360,7 @@ class RunConfig:
     episode: EpisodeConfig = field(default_factory=EpisodeConfig)
     backend: BackendConfig = field(default_factory=BackendConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    protocol: ProtocolConfig | None = None
     seed: int = 0
     experiment: str = "benchmark"
 
@@ -309,6 +371,13 @@ class RunConfig:
             raise ConfigError(
                 f"experiment={self.experiment!r}: it names a folder; use letters, digits, _, -, ."
             )
+        if self.protocol is not None and self.evaluation.shortlist:
+            raise ConfigError(
+                f"protocol={self.protocol.name} ranks what a task rated itself: choose another "
+                "evaluation than rerank, or leave the protocol out"
+            )
+        if self.protocol is not None and self.episode.task != "user":
+            raise ConfigError(f"protocol={self.protocol.name} is one of user tasks, not of items")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> RunConfig:
@@ -326,6 +395,8 @@ class RunConfig:
         built: dict[str, Any] = {}
         for key, value in values.items():
             kind = _SECTIONS.get(key)
+            if key == "protocol" and value is None:
+                continue
             if kind is not None and not isinstance(value, Mapping):
                 raise ConfigError(f"{key}={value!r}: a section of keys is needed")
             if key == "learner":
@@ -359,9 +430,12 @@ class RunConfig:
         evaluation = content["evaluation"]
         if evaluation["retriever"] is not None:
             del evaluation["retriever"]["search"]
-        for name in _LATER:
-            if evaluation[name] == getattr(EvaluationConfig, name):
-                del evaluation[name]
+        for section, kind, names in _LATER:
+            for name in names:
+                if content[section][name] == getattr(kind, name):
+                    del content[section][name]
+        if content["protocol"] is None:
+            del content["protocol"]
         content |= {"data_checksum": data_checksum, "feature_key": feature_key}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -374,11 +448,20 @@ _SECTIONS: Mapping[str, type[Any]] = {
     "episode": EpisodeConfig,
     "backend": BackendConfig,
     "evaluation": EvaluationConfig,
+    "protocol": ProtocolConfig,
 }
 
 
 # Without them, a run has the name that it had before there were these.
-_LATER = ("shortlist", "retriever", "tasks", "look_tasks", "curve_unadapted")
+_LATER: tuple[tuple[str, type[Any], tuple[str, ...]], ...] = (
+    ("data", DataConfig, ("max_user_interactions",)),
+    ("split", SplitConfig, ("without_train", "source", "validation_users", "validation_years")),
+    (
+        "evaluation",
+        EvaluationConfig,
+        ("shortlist", "retriever", "tasks", "look_tasks", "curve_unadapted"),
+    ),
+)
 
 
 def _check_learner(name: str, search: Mapping[str, Any], section: str) -> None:
@@ -387,10 +470,7 @@ def _check_learner(name: str, search: Mapping[str, Any], section: str) -> None:
             f"{section}.name={name!r}: it names folders; use letters, digits, _ and ."
         )
     for argument, values in search.items():
-        if not isinstance(values, list | tuple) or not values:
-            raise ConfigError(
-                f"{section}.search.{argument}={values!r}: a list of the values to try is needed"
-            )
+        domain_of(values, f"{section}.search.{argument}")
 
 
 def _at_least(key: str, value: int, least: int) -> None:

@@ -11,8 +11,11 @@ import numpy as np
 import pandas as pd
 
 from metarec.episodes import Ragged
+from metarec.errors import ConfigError, did_you_mean
 from metarec.evaluation.episodes import EvaluationEpisodes, evaluation_episodes
 from metarec.evaluation.evaluate import Evaluation, chance, evaluate
+from metarec.evaluation.metrics import LOWER_IS_BETTER
+from metarec.evaluation.rated import evaluate_rated, rated_episodes
 from metarec.evaluation.shortlist import Shortlist
 from metarec.learner import Learner, MetaParameters
 from metarec.runs.config import Part, RunConfig
@@ -94,8 +97,11 @@ def measure_run(
                 target = result.metrics if adapted else result.without_adaptation
                 target.setdefault(part, {})[regime] = _numbers(done.summary()["mean"])
             shortlist = retrieval.shortlist(episodes)
-            level = _chance(episodes, cutoffs_of(config), shortlist)
-            result.chance.setdefault(part, {})[regime] = level
+            result.chance.setdefault(part, {})[regime] = (
+                _chance(episodes, cutoffs_of(config), shortlist)
+                if config.protocol is None
+                else _chance_of_rated(found[True])
+            )
             result.counts.setdefault(part, {})[regime] = _counts(episodes, shortlist)
             if part == "test":
                 tested.append(found[True])
@@ -135,12 +141,13 @@ def validator(
     }
     # now, so that no retriever is fitted on the clock of the learner
     shortlists = {regime: retrieval.shortlist(one) for regime, one in episodes.items()}
+    cutoffs = (10,) if config.protocol is None else config.evaluation.cutoffs
 
     def validate(meta_parameters: MetaParameters) -> float:
         metrics = {}
         for regime, one in episodes.items():
             found = _evaluate(
-                config, learner, meta_parameters, one, split, (10,), shortlists[regime]
+                config, learner, meta_parameters, one, split, cutoffs, shortlists[regime]
             )
             metrics[regime] = _numbers(found.summary()["mean"])
         value = _selection(config, learner, metrics)
@@ -155,7 +162,9 @@ def regimes_of(config: RunConfig) -> tuple[str, ...]:
 
 
 def cutoffs_of(config: RunConfig) -> tuple[int, ...]:
-    """The cutoffs of a run, with the 10 that selection needs."""
+    """The cutoffs of a run, with the 10 that selection needs in a catalogue."""
+    if config.protocol is not None:
+        return config.evaluation.cutoffs
     return tuple(sorted({*config.evaluation.cutoffs, 10}))
 
 
@@ -164,7 +173,7 @@ def curve(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
     of_items = config.episode.task == "item"
     shots = config.evaluation.item_k_curve if of_items else config.evaluation.k_curve
     regimes = ("item_cold",) if of_items else config.evaluation.curve_regimes
-    if not config.evaluation.curve_regimes:
+    if not config.evaluation.curve_regimes or config.protocol is not None:
         return
     for regime in regimes:
         for k_shot in shots:
@@ -179,8 +188,22 @@ def draw(
     k_shot: int,
     reserve: int | None = None,
 ) -> EvaluationEpisodes:
-    """Evaluation episodes as a run's configuration says."""
-    episode = config.episode
+    """Evaluation episodes as a run's configuration says; a protocol has shots of its own."""
+    episode, protocol = config.episode, config.protocol
+    if protocol is not None:
+        return rated_episodes(
+            split,
+            part,
+            regime,
+            history=protocol.history,
+            support=protocol.support,
+            query=protocol.query,
+            unseen=protocol.unseen,
+            feedback=episode.feedback,
+            threshold=4.0 if episode.threshold is None else episode.threshold,
+            order=episode.order,
+            seed=config.seed,
+        )
     return evaluation_episodes(
         split,
         part,
@@ -282,6 +305,16 @@ def _evaluate(
     shortlist: Shortlist | None,
     progress: bool = False,
 ) -> Evaluation:
+    if config.protocol is not None:
+        return evaluate_rated(
+            learner,
+            meta_parameters,
+            episodes,
+            cutoffs=cutoffs,
+            chunk=config.evaluation.chunk,
+            progress=progress,
+            rating_scale=split.dataset.rating_scale,
+        )
     return evaluate(
         learner,
         meta_parameters,
@@ -310,6 +343,11 @@ def _chance(
     return _numbers(level[[name for name in level.index if name.startswith("catalogue/")]])
 
 
+def _chance_of_rated(evaluation: Evaluation) -> dict[str, float | None]:
+    means = evaluation.summary()["mean"]
+    return _numbers(means[[name for name in means.index if "/chance/" in name]])
+
+
 def _counts(episodes: EvaluationEpisodes, shortlist: Shortlist | None) -> dict[str, Any]:
     counts: dict[str, Any] = {"tasks": len(episodes), "left_out": dict(episodes.left_out)}
     if shortlist is not None:
@@ -328,12 +366,16 @@ def _seconds_per_task(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 def _selecting(config: RunConfig) -> Sequence[str]:
     """The cold regimes among those of the run; all of them if none is cold."""
     regimes = regimes_of(config)
+    if config.protocol is not None:
+        return list(regimes)
     return [regime for regime in regimes if regime in _COLD] or list(regimes)
 
 
 def _selection(
     config: RunConfig, learner: Learner, metrics: Mapping[str, Mapping[str, float | None]]
 ) -> float | None:
+    if config.protocol is not None:
+        return _selection_of_protocol(config.protocol.selection, metrics)
     feedback = config.episode.feedback
     predicted = feedback == "rating" and learner.predicts(feedback) == "rating"
     # ranks behind a shortlist are no ratings
@@ -344,6 +386,25 @@ def _selection(
         return None
     mean = math.fsum(known) / len(known)
     return -mean if by_error else mean
+
+
+def _selection_of_protocol(
+    column: str, metrics: Mapping[str, Mapping[str, float | None]]
+) -> float | None:
+    """The mean over all regimes of the protocol's own metric, higher is better."""
+    values = []
+    for regime, found in metrics.items():
+        if column not in found:
+            raise ConfigError(
+                f"protocol.selection={column!r} is not measured in {regime}"
+                f"{did_you_mean(column, list(found))}"
+            )
+        values.append(found[column])
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    sign = -1 if column.partition("/")[2] in LOWER_IS_BETTER else 1
+    return sign * math.fsum(known) / len(known)
 
 
 def _numbers(means: pd.Series) -> dict[str, float | None]:

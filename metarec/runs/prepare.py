@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from metarec import published_splits
 from metarec.attributes import Attributes, build_attributes
 from metarec.data import Dataset, load_dataset
 from metarec.episodes import EpisodeSampler, labels_of
-from metarec.errors import TextError
+from metarec.errors import ConfigError, TextError
 from metarec.features import Features, build_features
 from metarec.learner import MetaParameters, Training
 from metarec.runs.config import BackendConfig, DataConfig, RunConfig, TextConfig
@@ -175,6 +176,8 @@ def feature_key_of(encoder: str, texts: tuple[str, ...]) -> str:
 def _load(config: DataConfig) -> tuple[Dataset, str]:
     options = {name: value for name, value in config.options.items() if value is not None}
     dataset = load_dataset(config.name, config.folder, **options)
+    if config.max_user_interactions is not None:
+        dataset = dataset.without_heavy_users(config.max_user_interactions)
     if max(config.min_user_interactions, config.min_item_interactions) > 1:
         dataset = dataset.k_core(config.min_user_interactions, config.min_item_interactions)
     return dataset, dataset.checksum
@@ -184,7 +187,25 @@ def _split(config: RunConfig, dataset: Dataset) -> Split:
     split = config.split
     if split.method == "time":
         return Split.by_time(dataset, split.validation_from, split.test_from)
-    return Split.by_seed(dataset, split.seed, split.users, split.items, split.warm_holdout)
+    if split.method in ("melu", "recbole_metarec") and split.source is None:
+        what = "the folder of its states" if split.method == "melu" else "the file of its tasks"
+        raise ConfigError(
+            f"split.method={split.method} needs {what}: give split.source=… "
+            f"(paper/protocols/{split.method}.md)"
+        )
+    if split.method == "melu":
+        return published_splits.melu(
+            dataset,
+            split.source,
+            split.validation_users,
+            split.validation_years,
+            seed=split.seed,
+        )
+    if split.method == "recbole_metarec":
+        return published_splits.recbole_metarec(dataset, split.source)
+    return Split.by_seed(
+        dataset, split.seed, split.users, split.items, split.warm_holdout, split.without_train
+    )
 
 
 def _render(config: TextConfig, dataset: Dataset) -> tuple[str, ...]:
