@@ -65,9 +65,11 @@ def summary(record: Record) -> str:
         drawn = f"({evaluation.shortlist} drawn by {evaluation.retriever.name})"
         return f"{line_of(record, part, 'catalogue/ndcg@10')}\n{recall} {drawn}"
     if record.config.protocol is not None:
-        metrics = dict.fromkeys(("rated/mae", record.config.protocol.selection))
-        metrics |= {metric.replace("/", "/chance/", 1): None for metric in metrics}
-        shown = [one for one in metrics if not one.startswith("rated/chance")]
+        shown = ["rated/mae"]
+        if record.config.protocol.selection != "rated/mae":
+            # the ranking of what was rated means nothing without the level of a constant score
+            own = record.config.protocol.selection
+            shown += [own, own.replace("/", "/chance/", 1)]
         return "\n".join(line_of(record, part, metric) for metric in shown)
     if record.config.episode.feedback != "rating":
         return line_of(record, part, "catalogue/ndcg@10")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from metarec.evaluation.evaluate import evaluate as evaluate
     from metarec.runs import RunConfig as RunConfig
     from metarec.runs import load_records as load_records
-    from metarec.runs import run as run
+    from metarec.runs.run import run as run
     from metarec.splits import Split as Split
     from metarec.torch.anil import ANIL as ANIL
     from metarec.torch.cvar import CVAR as CVAR
@@ -60,7 +60,7 @@ _OWNERS = {
     "evaluation_episodes": "metarec.evaluation.episodes",
     "evaluate": "metarec.evaluation.evaluate",
     "load_records": "metarec.runs",
-    "run": "metarec.runs",
+    "run": "metarec.runs.run",
     "RunConfig": "metarec.runs",
     "ANIL": "metarec.torch.anil",
     "ConditionalNeuralProcess": "metarec.torch.neural_process",

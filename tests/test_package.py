@@ -28,6 +28,7 @@ LAYERS = (
     {"text"},
     {
         "splits",
+        "published_splits",
         "episodes",
         "attributes",
         "collaborative",

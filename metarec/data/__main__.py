@@ -26,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fetch = commands.add_parser("download", help="download a data set from its publisher")
     fetch.add_argument("name")
     fetch.add_argument("--to", required=True, metavar="FOLDER", help="it goes to FOLDER/NAME")
+    fetch.add_argument("--category", help="which part of a data set that comes in categories")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "list":
@@ -35,8 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             card = _card(chosen.name)
             print(f"{card.title}\nterms: {card.licence}")
-            folder = download(card, chosen.to)
-            print(f"ready: load_dataset({card.name!r}, folder={str(folder)!r})")
+            folder = download(card, chosen.to, chosen.category)
+            part = "" if chosen.category is None else f", category={chosen.category!r}"
+            print(f"ready: load_dataset({card.name!r}, folder={str(folder)!r}{part})")
     except MetarecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -67,6 +69,10 @@ def _info(card: Card) -> None:
     if card.url is not None:
         print(f"from:     {card.url}")
         print(f"checksum: {card.checksum or 'not known; the download prints the sha256'}")
+    for file in card.files:
+        print(f"from:     {file}")
+    if card.citation:
+        print(f"cite:     {card.citation}")
     print("options of load_dataset:")
     for name, parameter in card.options().items():
         needed = parameter.default is inspect.Parameter.empty

@@ -1,7 +1,8 @@
-"""Text fields: titles with a year, genres, and tables of text by id."""
+"""Text fields: titles with a year, genres, HTML made plain, and tables of text by id."""
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ import pandas as pd
 
 # "Toy Story (1995)", a series "Fargo (2014-2017)" or "(2014– )", a video "Aladdin 3 (1996) (V)".
 _TITLE = re.compile(r"^(.*?)\s*\((\d{4})(?:\s*[-–]\s*(?:\d{4})?)?\)\s*(?:\(V\))?\s*$", re.DOTALL)
+
+_HIDDEN = re.compile(r"<(script|style)\b.*?(?:</\1\s*>|$)", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"</?[a-zA-Z!][^<>]*>")
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,22 @@ def genres(values: Iterable[object], separator: str = "|") -> list[str | None]:
                 ", ".join(part.strip() for part in text.split(separator) if part.strip())
             )
     return written
+
+
+def plain_text(markup: str) -> str:
+    """Takes HTML out of a text: tags, scripts, styles and entities; runs of blanks become one.
+
+    Args:
+        markup: such as `Salt &amp; <b>Pepper</b>`, whose plain text is `Salt & Pepper`. A lone `<`
+            or `&` stays what it is.
+    """
+    if "&" in markup:
+        markup = html.unescape(markup)
+    if "<" in markup:
+        markup = _TAG.sub(" ", _HIDDEN.sub(" ", markup))
+    if "&" in markup:  # what was escaped twice
+        markup = html.unescape(markup)
+    return " ".join(markup.split())
 
 
 def _text(value: object) -> str | None:

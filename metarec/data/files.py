@@ -51,6 +51,7 @@ def read_table(
     encoding: str = "utf-8",
     quoting: Quoting = csv.QUOTE_MINIMAL,
     hints: Mapping[str, str] | None = None,
+    escape: str | None = None,
 ) -> Table:
     """Reads a CSV, TSV, Parquet or Excel file; the ending says which, `.gz`, `.zip` and so on too.
 
@@ -64,6 +65,7 @@ def read_table(
         encoding: how the characters are encoded.
         quoting: one of the constants of the `csv` module.
         hints: column to a remedy that is added to the error where that column is missing.
+        escape: what makes the next character an ordinary one, such as a backslash before a quote.
 
     Returns:
         The table.
@@ -83,7 +85,7 @@ def read_table(
         return _read_excel(path, wanted, hints)
     if separator is None:
         separator = "\t" if kind in TAB_SEPARATED else ","
-    return _read_text(path, wanted, text, separator, encoding, quoting, hints)
+    return _read_text(path, wanted, text, separator, encoding, quoting, hints, escape)
 
 
 def read_header(path: Path, separator: str, encoding: str, quoting: Quoting) -> list[str]:
@@ -170,22 +172,25 @@ def read_bytes(path: Path) -> bytes:
     try:
         with _open(path) as file:
             return file.read()
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
+    except BROKEN as error:
+        raise unreadable(path, error) from error
 
 
-def find_folder(name: str, folder: str | Path | None, files: Sequence[str]) -> Path:
+def find_folder(
+    name: str, folder: str | Path | None, files: Sequence[str], remedy: str | None = None
+) -> Path:
     """Returns the folder, or its subfolder called `name`, that holds one of `files`.
 
     Args:
         name: name of the data set.
         folder: where to look.
         files: file names, any one of which is enough.
+        remedy: how to get the files; None names the command that downloads them.
 
     Raises:
         DataError: if there is no such folder or it holds none of the files; says how to get them.
     """
-    remedy = (
+    remedy = remedy or (
         f"`python -m metarec.data download {name} --to FOLDER` gets it and "
         f"`python -m metarec.data info {name}` says more"
     )
@@ -206,7 +211,7 @@ def find_folder(name: str, folder: str | Path | None, files: Sequence[str]) -> P
             f"this folder is in RecBole's format: load_dataset('recbole', folder={str(root)!r})"
         )
     raise DataError(
-        f"data set {name!r}: {root.absolute()} holds no {' or '.join(files)} "
+        f"data set {name!r}: {root.absolute()} holds no {' or '.join(files[:_SHOWN])} "
         f"({_neighbours(root)}); {remedy}"
     )
 
@@ -234,7 +239,10 @@ def require_choice(option: str, value: str, known: Iterable[str]) -> None:
         raise ConfigError(f"{option}={value!r} is unknown{did_you_mean(str(value), known)}")
 
 
-_BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+_SHOWN = 8  # names in a message
+
+BROKEN = (OSError, EOFError, zlib.error, lzma.LZMAError, zipfile.BadZipFile)
+"""What reading raises where a file is truncated or damaged."""
 
 
 def _open(path: Path) -> io.BufferedIOBase:
@@ -264,6 +272,7 @@ def _read_text(
     encoding: str,
     quoting: Quoting,
     hints: Mapping[str, str] | None,
+    escape: str | None,
 ) -> Table:
     found = read_header(path, separator, encoding, quoting)
     require_columns(path, found, wanted or [], hints)
@@ -277,11 +286,12 @@ def _read_text(
         sep=separator,
         encoding=encoding,
         quoting=quoting,
+        escapechar=escape,
     )
     frame = frame[chosen]
 
     def place(row: int) -> str:
-        return _line(path, row, separator, encoding, quoting)
+        return _line(path, row, separator, encoding, quoting, escape)
 
     return Table(frame, path, place)
 
@@ -316,8 +326,8 @@ def _parse(path: Path, source: Path | io.BytesIO, **options: Any) -> pd.DataFram
             f"{path} does not parse as a table separated by {options['sep']!r}: {detail}. Check "
             f"that line, or the separator"
         ) from error
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
+    except BROKEN as error:
+        raise unreadable(path, error) from error
 
 
 def _read_parquet(path: Path, wanted: list[str] | None, hints: Mapping[str, str] | None) -> Table:
@@ -327,8 +337,8 @@ def _read_parquet(path: Path, wanted: list[str] | None, hints: Mapping[str, str]
     try:
         require_columns(path, pq.read_schema(path).names, wanted or [], hints)
         frame = pd.read_parquet(path, columns=wanted, engine="pyarrow").reset_index(drop=True)
-    except (pa.ArrowException, *_BROKEN) as error:
-        raise _unreadable(path, error) from error
+    except (pa.ArrowException, *BROKEN) as error:
+        raise unreadable(path, error) from error
     return Table(frame, path, lambda row: f"row {row + 1}")
 
 
@@ -341,20 +351,27 @@ def _read_excel(path: Path, wanted: list[str] | None, hints: Mapping[str, str] |
         ) from error
     try:
         frame = pd.read_excel(path, dtype=str)
-    except (ValueError, KeyError, *_BROKEN) as error:
-        raise _unreadable(path, error) from error
+    except (ValueError, KeyError, *BROKEN) as error:
+        raise unreadable(path, error) from error
     require_columns(path, [str(column) for column in frame.columns], wanted or [], hints)
     if wanted is not None:
         frame = frame[wanted]
     return Table(frame, path, lambda row: f"row {row + 2}")
 
 
-def _line(path: Path, row: int, separator: str, encoding: str, quoting: Quoting) -> str:
+def _line(
+    path: Path, row: int, separator: str, encoding: str, quoting: Quoting, escape: str | None
+) -> str:
     """Finds the line of a record by reading again: quoted line breaks and blank lines count."""
     with io.TextIOWrapper(
         cast(IO[bytes], _open(path)), encoding, errors="replace", newline=""
     ) as file:
-        reader = csv.reader(file, delimiter=separator, quoting=quoting)  # type: ignore[arg-type]
+        reader = csv.reader(
+            file,
+            delimiter=separator,
+            quoting=quoting,  # type: ignore[arg-type]
+            escapechar=escape,
+        )
         seen, start = -1, 1  # the header is record -1
         try:
             for record in reader:
@@ -385,7 +402,8 @@ def _wrongly_encoded(path: Path, encoding: str) -> DataError:
     return DataError(f"{path} is not in {encoding}; name its encoding, such as encoding='latin-1'")
 
 
-def _unreadable(path: Path, error: BaseException) -> DataError:
+def unreadable(path: Path, error: BaseException) -> DataError:
+    """The error for a file that raised one of `BROKEN`."""
     return DataError(
         f"{path} cannot be read: it is truncated, damaged or not what its ending says "
         f"({type(error).__name__}: {error}); get it again"
@@ -398,4 +416,4 @@ def _neighbours(folder: Path) -> str:
     names = sorted(entry.name for entry in folder.iterdir())
     if not names:
         return "the folder is empty"
-    return f"the folder holds {', '.join(names[:8])}{', …' if len(names) > 8 else ''}"
+    return f"the folder holds {', '.join(names[:_SHOWN])}{', …' if len(names) > _SHOWN else ''}"

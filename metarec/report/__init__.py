@@ -25,6 +25,8 @@ def build_report(
 ) -> list[Path]:
     """Writes the tables, the figure and the small records of a paper; prints the first table.
 
+    Tables of too few seeds or episodes carry a warning, which is printed too.
+
     Every file is a pure function of the records and is replaced as a whole. A table without records
     (say, of item tasks) is not written.
 
@@ -46,6 +48,7 @@ def build_report(
             splits, hold a learner and seed twice, or were measured on different tasks.
     """
     from metarec.report.assemble import assemble
+    from metarec.report.console import warn
     from metarec.report.files import write_bytes, write_text
 
     report = assemble(records, allow_mixed_versions, tables)
@@ -59,6 +62,7 @@ def build_report(
     if console is not None:
         for table in report.tables[:1]:
             console.print(table.to_rich(console.width))
+        warn(console, report.tables)
         if report.failed:
             console.print(f"left out, since they failed: {report.failed} runs", style="bold red")
         for path in written:

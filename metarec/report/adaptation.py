@@ -8,11 +8,11 @@ from itertools import groupby
 
 import numpy as np
 
-from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS, holm
+from metarec.evaluation.significance import holm
 from metarec.report.cells import PRIMARY, Column, regimes_of, row_label
 from metarec.report.collect import Results
 from metarec.report.labels import Variant, group_of, metric_label, regime_label, sort_key
-from metarec.report.notes import few, source_notes
+from metarec.report.notes import effects_note, source_notes
 from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of
 from metarec.report.table import (
     BETTER,
@@ -27,6 +27,8 @@ from metarec.report.table import (
     interval_text,
     number,
 )
+
+_NAME = "adaptation"
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,7 @@ def adaptation_table(parts: Sequence[tuple[Results, Sequence[Gain]]]) -> Table |
     targets = {name: target for results, _ in parts for name, target in results.targets.items()}
     labels = {gain.variant: gain.label for gain in reversed(gains)}
     found = {(gain.variant, gain.column.head): gain for gain in gains}
-    preliminary = any(
-        gain.estimate.seeds < MIN_SEEDS or gain.estimate.episodes < MIN_EPISODES for gain in gains
-    )
+    preliminary = any(gain.estimate.few for gain in gains)
     order = sorted(labels, key=lambda variant: sort_key(variant, targets[variant.learner]))
     sections = [
         Section(
@@ -155,20 +155,20 @@ def adaptation_table(parts: Sequence[tuple[Results, Sequence[Gain]]]) -> Table |
         "without adaptation (0 steps, no support, or no warm-up, as the main tables call it). "
         f"{BETTER} and {WORSE}: p < .05 of Wilcoxon’s signed-rank test after Holm’s correction "
         "over the learners of a column, where mean and ranks point the same way. "
-        f"{MISSING}: not measured.",
-        *([few("validation")] if preliminary else []),
+        f"{MISSING}: not measured. {effects_note(_NAME)}",
     ]
     columns = [
         (results, list(dict.fromkeys(gain.column for gain in own))) for results, own in parts
     ]
     return Table(
-        name="adaptation",
+        name=_NAME,
         title=f"What adapting gives on validation, {metric_label(PRIMARY)} minus the own "
         f"unadapted row, K = {k_shot}",
         columns=("Learner", *heads),
         sections=tuple(sections),
         notes=(*notes, *source_notes(columns, part="validation")),
         preliminary=preliminary,
+        part="validation",
     )
 
 

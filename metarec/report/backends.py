@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS, holm
+from metarec.evaluation.significance import holm
 from metarec.report.cells import PRIMARY, Column, regimes_of
 from metarec.report.collect import Results, subset
 from metarec.report.labels import JAX, Variant, label_of, metric_label, regime_label, sort_key
-from metarec.report.notes import few, source_notes
+from metarec.report.notes import effects_note, source_notes
 from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of
 from metarec.report.table import (
     BETTER,
@@ -27,6 +27,8 @@ from metarec.report.table import (
     interval_text,
     number,
 )
+
+_NAME = "backends"
 
 
 def of_both(results: Results | None) -> Results | None:
@@ -82,7 +84,7 @@ def backends_table(user: Results | None, item: Results | None) -> Table | None:
         for kind, results in parts
     )
     estimates = [estimate for _, estimate in found.values()]
-    preliminary = any(one.seeds < MIN_SEEDS or one.episodes < MIN_EPISODES for one in estimates)
+    preliminary = any(one.few for one in estimates)
     notes = [
         "The same learner with the same settings, seeds, first weights and episodes, computed by "
         "JAX (backend=jax) minus computed by PyTorch. In float64 both follow the same path "
@@ -91,9 +93,8 @@ def backends_table(user: Results | None, item: Results | None) -> Table | None:
         f"resamples of tasks, each with all its seeds; BCa); {BETTER} and {WORSE}: p < .05 of "
         "Wilcoxon’s signed-rank test over tasks after Holm’s correction over the "
         f"{len(estimates)} cells, where mean and ranks point the same way. "
-        f"{MISSING}: not measured.",
+        f"{MISSING}: not measured. {effects_note(_NAME)}",
         *_seeds_note(by_seeds),
-        *([few()] if preliminary else []),
     ]
     columns = [
         (
@@ -103,7 +104,7 @@ def backends_table(user: Results | None, item: Results | None) -> Table | None:
         for kind, results in parts
     ]
     return Table(
-        name="backends",
+        name=_NAME,
         title=f"JAX minus PyTorch, paired difference in {metric_label(PRIMARY)}",
         columns=("Learner", *heads),
         sections=sections,

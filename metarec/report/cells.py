@@ -37,6 +37,7 @@ from metarec.report.table import (
     Source,
     interval_text,
     number,
+    p_text,
 )
 
 PRIMARY = "catalogue/ndcg@10"
@@ -175,6 +176,25 @@ def interval_cell(found: Interval, source: Source, mark: str, p: float, bold: bo
         ),
         source=source,
     )
+
+
+TEST_HEADS = ("p (Holm)", "Effect", "Won/tied/lost")
+"""Headings of the cells of a paired test."""
+
+HOW_TESTED = (
+    "Effect: the matched-pairs rank-biserial correlation of that test, from −1 to 1; won, tied and "
+    "lost: tasks in which the first is better, equal and worse."
+)
+
+
+def test_cells(estimate: Estimate) -> tuple[Cell, Cell, Cell]:
+    """The cells of a paired test, below `TEST_HEADS`.
+
+    Args:
+        estimate: of the difference, with its corrected p value.
+    """
+    counts = f"{estimate.wins}/{estimate.ties}/{estimate.losses}"
+    return Cell(p_text(estimate.p)), Cell(number(estimate.effect, signed=True)), Cell(counts)
 
 
 def row_label(results: Results, variant: Variant) -> str:

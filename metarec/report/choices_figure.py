@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from metarec.report.choices import ADAPT, MEMORY, SCORE, Study
-from metarec.report.figures import Suffix, rendered
+from metarec.report.figures import Suffix, foot_lines, rendered, write_foot
 from metarec.report.labels import ADAPTED, Variant, label_of, metric_label
 from metarec.report.selection import chance_of, interval_of
+from metarec.report.table import few_text
 
 # Okabe and Ito's colours without the yellow, which is too light on paper, and a wine red; each with
 # a marker, for print in grey.
@@ -27,7 +28,7 @@ _STYLES = {
     "full": ("#882255", "p"),
 }
 _SPARE = ("#8C564B", "h")
-_GREY, _PALE = "#7F7F7F", "#444444"
+_GREY = "#7F7F7F"
 _LARGEST = 110.0
 """Area of the marker of the most memory, in square points."""
 
@@ -67,6 +68,7 @@ class Comparison:
         own_order: the metric of its own order at each K; NaN where it was not measured.
         chance: the metric of a constant score at each K.
         note: how to read it.
+        warnings: sentences that stand below it.
     """
 
     title: str
@@ -78,6 +80,7 @@ class Comparison:
     own_order: tuple[float, ...]
     chance: tuple[float, ...]
     note: str
+    warnings: tuple[str, ...] = ()
 
 
 def comparison_of(study: Study, preliminary: bool = False) -> Comparison:
@@ -85,7 +88,7 @@ def comparison_of(study: Study, preliminary: bool = False) -> Comparison:
 
     Args:
         study: the runs.
-        preliminary: whether there are too few seeds or episodes; the title says so.
+        preliminary: whether there are too few seeds or episodes; title and a warning say so.
     """
     by_shots = [
         study.results.select(one.metric, "test", one.regime, one.k_shot, one.evaluation)
@@ -127,6 +130,7 @@ def comparison_of(study: Study, preliminary: bool = False) -> Comparison:
             f"panels: K = {study.k_shot}, seconds to adapt and to score, lines join MAML and "
             "transfer. Intervals: table."
         ),
+        warnings=(few_text(),) if preliminary else (),
     )
 
 
@@ -181,7 +185,7 @@ def draw(comparison: Comparison) -> Any:
     figure.text(middle, upper - 0.065, shots, ha="center", fontsize=8)
     figure.text(middle, lower - 0.065, seconds, ha="center", fontsize=8)
     figure.text(0.02, 0.955, comparison.title, fontsize=10, fontweight="bold")
-    figure.text(0.02, 0.015, comparison.note, fontsize=6.5, color=_PALE)
+    write_foot(figure, 0.02, foot_lines([comparison.note], comparison.warnings, 160), size=6.5)
     _legends(figure, comparison, most)
     return figure
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS, holm, interval
-from metarec.report.cells import CHANCE, PRIMARY, Column, column_cells, fewer_seeds
+from metarec.evaluation.significance import holm, interval
+from metarec.report.cells import (
+    CHANCE,
+    HOW_TESTED,
+    PRIMARY,
+    TEST_HEADS,
+    Column,
+    column_cells,
+    fewer_seeds,
+    test_cells,
+)
 from metarec.report.choices import ADAPT, MEMORY, PARAMETERS, SCORE, Choice, Study, choice_of
 from metarec.report.collect import RECALL
 from metarec.report.labels import Variant, label_of, metric_label
-from metarec.report.notes import few, notes_of, source_notes
+from metarec.report.notes import effects_note, notes_of, source_notes
 from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of
 from metarec.report.table import (
     BETTER,
@@ -29,7 +38,6 @@ from metarec.report.table import (
     Table,
     interval_text,
     number,
-    p_text,
 )
 
 NAME = "what_to_adapt"
@@ -116,7 +124,7 @@ def differences_table(study: Study) -> Table | None:
     if not families:
         return None
     estimates = [estimate for found in families.values() for _, estimate in found.values()]
-    preliminary = _preliminary(estimates)
+    preliminary = any(one.few for one in estimates)
     sections = [
         Section(
             title,
@@ -138,8 +146,7 @@ def differences_table(study: Study) -> Table | None:
         "Minus head alone: the same reader and learner, of which only the head on a frozen BERT "
         "adapts; what adapting the BERT adds. Minus 0 steps: the same trained weights, without a "
         "step on the user’s support; what adapting adds.",
-        _how_tested(),
-        *([few()] if preliminary else []),
+        f"{_how_tested()} {HOW_TESTED}",
         *source_notes([(study.results, [column])]),
     ]
     return Table(
@@ -148,7 +155,10 @@ def differences_table(study: Study) -> Table | None:
             "What adapting a BERT adds to its head alone, and adapting to no step: paired "
             f"differences in {metric_label(PRIMARY)}, K = {study.k_shot}"
         ),
-        columns=("What adapts", *(head for title in families for head in (title, "p (Holm)"))),
+        columns=(
+            "What adapts",
+            *(head for title in families for head in (title, *TEST_HEADS)),
+        ),
         sections=tuple(sections),
         notes=tuple(notes),
         preliminary=preliminary,
@@ -166,7 +176,7 @@ def meta_table(study: Study) -> Table | None:
     estimates = [estimate for found in by_column.values() for _, estimate in found.values()]
     if not estimates:
         return None
-    preliminary = _preliminary(estimates)
+    preliminary = any(one.few for one in estimates)
     sections = []
     for title, choices in study.by_reader().items():
         rows = [
@@ -185,8 +195,7 @@ def meta_table(study: Study) -> Table | None:
     notes = [
         "MAML trains through the steps that adapt it, transfer without them; both adapt the same "
         "weights in the same steps to a test user.",
-        _how_tested(),
-        *([few()] if preliminary else []),
+        f"{_how_tested()} {effects_note(NAME)}",
         *source_notes([(study.results, study.columns)]),
     ]
     return Table(
@@ -339,10 +348,10 @@ def _differences(
 
 def _difference_cells(
     found: tuple[tuple[Variant, Variant], Estimate] | None, column: Column, preliminary: bool
-) -> tuple[Cell, Cell]:
-    """The cell of a difference and that of its p value."""
+) -> tuple[Cell, ...]:
+    """The cell of a difference and those of its test."""
     if found is None:
-        return Cell(), Cell()
+        return (Cell(),) * (1 + len(TEST_HEADS))
     (one, other), estimate = found
     significant = estimate.p < SIGNIFICANT and estimate.agrees()
     difference = Cell(
@@ -353,7 +362,7 @@ def _difference_cells(
         estimate=estimate,
         source=Source(f"{one.key} - {other.key}", column.regime, column.k_shot, column.metric),
     )
-    return difference, Cell(p_text(estimate.p))
+    return difference, *test_cells(estimate)
 
 
 def _how_tested() -> str:
@@ -381,10 +390,6 @@ def _cost_cells(study: Study, variant: Variant) -> tuple[Cell, Cell, Cell, Cell]
         cell(SCORE, _significant),
         cell(MEMORY, _hundredths),
     )
-
-
-def _preliminary(estimates: Sequence[Estimate]) -> bool:
-    return any(one.seeds < MIN_SEEDS or one.episodes < MIN_EPISODES for one in estimates)
 
 
 def _labelled(study: Study, choice: Choice) -> str:

@@ -201,8 +201,8 @@ def check_one_setting(records: Sequence[Record], what: str) -> None:
     Raises:
         RunError: naming the key of the configuration, its values and the runs.
     """
-    settings = {run_name(record): _setting(record) for record in records}
-    for key in _setting(records[0]):
+    settings = {run_name(record): setting_of(record) for record in records}
+    for key in setting_of(records[0]):
         values: dict[Hashable, list[Record]] = defaultdict(list)
         for record in records:
             values[_frozen(settings[run_name(record)][key])].append(record)
@@ -243,7 +243,20 @@ def _per_task(record: Record) -> pd.DataFrame:
     return frame.assign(learner=frame["adapted"].map(keys))
 
 
-def _setting(record: Record) -> dict[str, Any]:
+def by_setting(records: Iterable[Record]) -> list[list[Record]]:
+    """The records that may stand in one table, for each kind of task and setting.
+
+    Args:
+        records: of any data sets, splits, kinds of task and feedback.
+    """
+    groups: dict[Hashable, list[Record]] = defaultdict(list)
+    for record in records:
+        groups[record.config.episode.task, _frozen(setting_of(record))].append(record)
+    return list(groups.values())
+
+
+def setting_of(record: Record) -> dict[str, Any]:
+    """What all records of a table have in common: data, split, episodes and shortlist, by name."""
     config = record.config
     setting = {f"data.{name}": value for name, value in _fields(config.data).items()}
     # Where the files lay does not matter, their checksum does.

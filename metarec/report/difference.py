@@ -9,18 +9,21 @@ from itertools import groupby
 import numpy as np
 import pandas as pd
 
-from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS, holm
+from metarec.evaluation.significance import holm
 from metarec.report.cells import (
+    HOW_TESTED,
     PRIMARY,
+    TEST_HEADS,
     Column,
     curve_regime,
     curve_shots,
     interval_cell,
     regimes_of,
+    test_cells,
 )
 from metarec.report.collect import Results, check_one_setting, subset
 from metarec.report.labels import Variant, metric_label, regime_label
-from metarec.report.notes import few, source_notes
+from metarec.report.notes import source_notes
 from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of, interval_of
 from metarec.report.table import (
     BETTER,
@@ -33,7 +36,6 @@ from metarec.report.table import (
     Table,
     interval_text,
     number,
-    p_text,
 )
 
 META, TRANSFER = Variant("maml"), Variant("transfer")
@@ -84,9 +86,7 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
     )
 
     p_holm = holm(np.array([estimate.p for *_, estimate in lines], np.float64))
-    preliminary = any(
-        estimate.seeds < MIN_SEEDS or estimate.episodes < MIN_EPISODES for *_, estimate in lines
-    )
+    preliminary = any(estimate.few for *_, estimate in lines)
     rows: list[tuple[str, Row]] = []
     for (title, column, pair, estimate), p in zip(lines, p_holm, strict=True):
         estimate = replace(estimate, p=float(p))
@@ -101,7 +101,7 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
             estimate=estimate,
             source=source,
         )
-        rows.append((title, Row(column.head, (*pair, difference, Cell(p_text(float(p)))))))
+        rows.append((title, Row(column.head, (*pair, difference, *test_cells(estimate)))))
     sections = [
         Section(title, tuple(row for _, row in group))
         for title, group in groupby(rows, key=lambda entry: entry[0])
@@ -115,17 +115,15 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
         f"Mean difference over test tasks with its 95 % bootstrap interval ({RESAMPLES:,} "
         "resamples of tasks, each with all its seeds; BCa); p of Wilcoxon’s signed-rank test over "
         f"tasks after Holm’s correction over the {len(rows)} rows; {BETTER} and {WORSE}: p < .05, "
-        "where mean and ranks point the same way.",
+        f"where mean and ranks point the same way. {HOW_TESTED}",
     ]
-    if preliminary:
-        notes.append(few())
     notes += source_notes(
         [(own, [column for _, other, column in plan if other is own]) for own in used]
     )
     return Table(
         name="meta_minus_transfer",
         title=f"Meta minus transfer, paired difference in {metric_label(PRIMARY)}",
-        columns=("Episodes", "MAML", "Transfer", "Difference", "p (Holm)"),
+        columns=("Episodes", "MAML", "Transfer", "Difference", *TEST_HEADS),
         sections=tuple(sections),
         notes=tuple(notes),
         preliminary=preliminary,

@@ -29,6 +29,8 @@ _COLUMNS = (
     "episodes",
     "p_holm",
 )
+_TESTED = ("effect", "wins", "ties", "losses")
+"""Columns that the records of differences have too."""
 
 
 def small_records(report: Report) -> dict[str, str]:
@@ -90,6 +92,7 @@ def small_record(
         sources: where it comes from.
     """
     head = {"title": title, "sources": [asdict(source) for source in sources]}
+    tested = any(not math.isnan(estimate.effect) for _, estimate in numbers)
     rows = [
         [
             source.learner,
@@ -101,14 +104,22 @@ def small_record(
             estimate.seeds,
             estimate.episodes,
             _rounded(estimate.p),
+            *(_test(estimate) if tested else []),
         ]
         for source, estimate in numbers
     ]
     # One number a line, so that a change of one is a change of one line.
     lines = ",\n".join("  " + json.dumps(row, ensure_ascii=False) for row in rows)
     start = json.dumps(head, indent=1, ensure_ascii=False)[:-2]
-    columns = json.dumps(list(_COLUMNS))
+    columns = json.dumps([*_COLUMNS, *(_TESTED if tested else ())])
     return f'{start},\n "columns": {columns},\n "rows": [\n{lines}\n ]\n}}\n'
+
+
+def _test(estimate: Estimate) -> list[Any]:
+    """Effect size, wins, ties and losses; null where nothing was tested."""
+    if math.isnan(estimate.effect):
+        return [None] * len(_TESTED)
+    return [_rounded(estimate.effect), estimate.wins, estimate.ties, estimate.losses]
 
 
 def _rounded(value: float) -> Any:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 
 from metarec.report.curve import Curve, Line
+from metarec.report.table import WARNING, few_text
 
 Suffix = Literal["pdf", "png"]
 SUFFIXES: tuple[Suffix, ...] = get_args(Suffix)
@@ -96,6 +98,53 @@ def rendered(draw: Callable[[], Any], suffix: Suffix) -> bytes:
     return file.getvalue()
 
 
+def foot_lines(notes: Sequence[str], warnings: Sequence[str], width: int) -> list[tuple[str, bool]]:
+    """The lines at the foot of a figure, and whether each is bold: the warnings, which are last.
+
+    Args:
+        notes: sentences, each of which begins a line.
+        warnings: sentences that `Warning: ` is put before.
+        width: letters of a line.
+    """
+    bold = (f"{WARNING}: {text}" for text in warnings)
+    return [
+        *((line, False) for text in notes for line in textwrap.wrap(text, width)),
+        # bold letters are wider
+        *((line, True) for text in bold for line in textwrap.wrap(text, int(0.88 * width))),
+    ]
+
+
+def write_foot(figure: Any, left: float, lines: Sequence[tuple[str, bool]], size: float) -> None:
+    """Writes lines at the foot of a figure.
+
+    Args:
+        figure: of matplotlib.
+        left: where the lines begin, as a share of the width.
+        lines: as `foot_lines` gives them.
+        size: of the font in points.
+    """
+    height = line_height(size) / figure.get_figheight()
+    for place, (text, bold) in enumerate(reversed(lines)):
+        figure.text(
+            left,
+            0.012 + place * height,
+            text,
+            fontsize=size,
+            fontweight="bold" if bold else "normal",
+            color="#000000" if bold else "#444444",
+        )
+
+
+def line_height(size: float) -> float:
+    """Inches of a line of text, by the size of its font in points."""
+    return 1.35 * size / 72
+
+
+def raised(text: str) -> str:
+    """A label as matplotlib writes it: `^` raises the letter after it."""
+    return re.sub(r"\^(\w)", r"$^\\mathrm{\1}$", text)
+
+
 def _draw(curve: Curve) -> Any:
     # Not pyplot: that would choose a window system and keep every figure alive.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -139,7 +188,8 @@ def _draw(curve: Curve) -> Any:
     axes.set_ylabel(curve.y_label)
     title = f"Preliminary: {curve.title}" if curve.preliminary else curve.title
     figure.text(0.09, 0.945, title, fontsize=10, fontweight="bold")
-    figure.text(0.09, 0.02, curve.note, fontsize=7, color="#444444")
+    warnings = [few_text()] if curve.preliminary else []
+    write_foot(figure, 0.09, foot_lines([curve.note], warnings, width=125), size=7.0)
     _name_lines(axes, x[-1], lines, styles)
     return figure
 
@@ -157,7 +207,7 @@ def _name_lines(
         colour = styles[line.variant.learner][0] if line.variant else "#7F7F7F"
         dashed = line.variant is not None and not line.variant.adapted
         axes.annotate(
-            re.sub(r"\^(\w)", r"$^\\mathrm{\1}$", line.label),
+            raised(line.label),
             xy=(1.0, (ends[index] - bottom) / (top - bottom)),
             xytext=(1.055, place),
             xycoords="axes fraction",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS
 from metarec.report.cells import Column
 from metarec.report.collect import Results, error_of, run_name
 from metarec.report.labels import BASELINE_GROUPS, Variant, group_of, label_of, regime_label
@@ -31,9 +30,7 @@ def notes_of(
         f"Mean over test tasks with its 95 % bootstrap interval ({RESAMPLES:,} resamples of tasks, "
         "each with all its seeds; BCa).",
         _how_tested(results, reference),
-        few()
-        if preliminary
-        else "Bold: the best of its column, if it is significantly better than the reference.",
+        *([] if preliminary else [_BOLD]),
         f"Chance is the exact expectation of a constant score{_within(results)}. "
         f"{MISSING}: the metric does not apply.",
     ]
@@ -45,12 +42,13 @@ def _within(results: Results) -> str:
     return f" of the {shortlist} candidates that are reranked" if shortlist else ""
 
 
-def few(part: str = "test") -> str:
-    """What stands under a preliminary table."""
-    return (
-        f"Preliminary, since there are fewer than {MIN_SEEDS} seeds or {MIN_EPISODES} {part} "
-        "episodes: nothing is bold."
-    )
+def effects_note(name: str) -> str:
+    """Where a table without room for them has its effect sizes, wins, ties and losses.
+
+    Args:
+        name: of its small record.
+    """
+    return f"Effect sizes, wins, ties and losses: records/{name}.json."
 
 
 def source_notes(
@@ -76,8 +74,8 @@ def source_notes(
         f"Data: {sources[0].data}, {sources[0].split}. "
         f"{part.capitalize()} tasks: {', '.join(tasks)}; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}).",
-        f"{len(records)} records, code {_joined(code, 12)}, "
-        f"commit {_joined(commit, 12)}, by {' and '.join(commands)}.",
+        f"{len(records)} records, code {joined_versions(code)}, "
+        f"commit {joined_versions(commit)}, by {' and '.join(commands)}.",
     ]
     if failed:
         listed = "; ".join(f"{run_name(record)}: {error_of(record)}" for record in failed)
@@ -99,6 +97,7 @@ def _how_tested(results: Results, reference: Variant | None) -> str:
     )
 
 
+_BOLD = "Bold: the best of its column, if it is significantly better than the reference."
 _TESTED = (
     f"{BETTER} and {WORSE}: significantly better and worse than it (Wilcoxon’s signed-rank test, "
     "paired over tasks, p < .05 after Holm’s correction over the learners of a column), where the "
@@ -118,7 +117,13 @@ def _task_counts(results: Results, columns: Sequence[Column], part: str) -> list
     return counts
 
 
-def _joined(names: Sequence[str], length: int) -> str:
+def joined_versions(names: Sequence[str], length: int = 12) -> str:
+    """Versions of code, or commits, each by its first letters and whether it was dirty.
+
+    Args:
+        names: hashes, with `+dirty` where files differed.
+        length: letters that are kept.
+    """
     return " and ".join(_short(name, length) for name in names)
 
 

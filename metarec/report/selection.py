@@ -205,6 +205,9 @@ def _differences(
                     episodes=episodes,
                     p=float(row["p"]),
                     effect=float(row["effect_size"]),
+                    wins=int(row["wins"]),
+                    ties=int(row["ties"]),
+                    losses=int(row["losses"]),
                 )
     return found
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from metarec.evaluation.significance import MIN_EPISODES, MIN_SEEDS
+from metarec.report.labels import ONE_SEED
 
 if TYPE_CHECKING:
     from rich.console import Group
 
 MISSING = "–"
+WARNING = "Warning"
 REFERENCE, BETTER, WORSE = "†", "+", "−"
 """Marks of a cell: the reference baseline; significantly better or worse than it."""
 
@@ -28,6 +32,9 @@ class Estimate:
         episodes: values: tasks times seeds, less undefined ones.
         p: p value of the paired test, corrected by Holm; NaN without a test.
         effect: rank-biserial correlation of that test, in [-1, 1]; NaN without a test.
+        wins: of a difference, tasks in which the first is better; 0 without a test.
+        ties: tasks without a difference.
+        losses: tasks in which it is worse.
     """
 
     mean: float
@@ -38,6 +45,14 @@ class Estimate:
     episodes: int
     p: float = math.nan
     effect: float = math.nan
+    wins: int = 0
+    ties: int = 0
+    losses: int = 0
+
+    @property
+    def few(self) -> bool:
+        """Whether there are too few seeds or episodes to make a claim."""
+        return self.seeds < MIN_SEEDS or self.episodes < MIN_EPISODES
 
     def agrees(self) -> bool:
         """Whether the mean of a difference and the ranks of its test point the same way.
@@ -112,7 +127,10 @@ class Table:
         columns: headings, that of the labels first.
         sections: the rows.
         notes: sentences under the table.
-        preliminary: whether there are too few seeds or episodes; the title says so.
+        preliminary: whether there are too few seeds or episodes to make a claim: then the title
+            says so, a warning is printed, and nothing is bold.
+        part: `test` or `validation`, whose episodes are too few.
+        cautions: further warnings, each a sentence.
     """
 
     name: str
@@ -121,11 +139,40 @@ class Table:
     sections: tuple[Section, ...]
     notes: tuple[str, ...]
     preliminary: bool = False
+    part: str = "test"
+    cautions: tuple[str, ...] = ()
 
     @property
     def full_title(self) -> str:
         """The title, with `Preliminary:` before it where that is so."""
         return f"Preliminary: {self.title}" if self.preliminary else self.title
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is printed as a warning in each form of the table."""
+        few = f"{few_text(self.part, self._least())} Nothing is bold."
+        return (*([few] if self.preliminary else []), *self.cautions)
+
+    def _least(self) -> tuple[int, int] | None:
+        """The fewest seeds, and the fewest episodes, of a cell with an interval."""
+        estimates = [
+            cell.estimate
+            for section in self.sections
+            for row in section.rows
+            for cell in row.cells
+            if cell.estimate is not None
+            and not math.isnan(cell.estimate.low)
+            and (cell.source is None or cell.source.learner not in ONE_SEED)
+        ]
+        if not estimates:
+            return None
+        return min(one.seeds for one in estimates), min(one.episodes for one in estimates)
+
+    def _cells(self, row: Row) -> tuple[Cell, ...]:
+        """The cells as they are printed: those of a preliminary table are never bold."""
+        if not self.preliminary:
+            return row.cells
+        return tuple(replace(cell, bold=False) for cell in row.cells)
 
     def to_latex(self) -> str:
         """A `table` environment that needs booktabs and nothing else."""
@@ -157,11 +204,13 @@ class Table:
                 heading = rf"\emph{{{_latex(section.title)}}}"
                 lines.append(rf"\multicolumn{{{width}}}{{@{{}}l}}{{{heading}}} \\")
             for row in section.rows:
-                cells = [_latex(row.label), *(_latex_cell(cell, small) for cell in row.cells)]
+                printed = (_latex_cell(cell, small) for cell in self._cells(row))
+                cells = [_latex(row.label), *printed]
                 lines.append(" & ".join(cells) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}"]
-        if self.notes:
+        if self.notes or self.warnings:
             lines += [r"\par\smallskip", r"\begin{minipage}{\linewidth}", r"\scriptsize"]
+            lines += [rf"\textbf{{{WARNING}:}} {_latex(text)}" for text in self.warnings]
             lines += [_latex(note) for note in self.notes]
             lines.append(r"\end{minipage}")
         return "\n".join([*lines, r"\end{table}", ""])
@@ -171,6 +220,7 @@ class Table:
         lines = [
             f"**{_markdown(self.full_title)}**",
             "",
+            *(line for text in self.warnings for line in (f"> {WARNING}: {_markdown(text)}", "")),
             "| " + " | ".join(_markdown(column) for column in self.columns) + " |",
             "| --- |" + " --- |" * (len(self.columns) - 1),
         ]
@@ -179,7 +229,7 @@ class Table:
                 empty = " |" * (len(self.columns) - 1)
                 lines.append(f"| *{_markdown(section.title)}* |{empty}")
             for row in section.rows:
-                cells = [_markdown(row.label), *(_markdown_cell(cell) for cell in row.cells)]
+                cells = [_markdown(row.label), *map(_markdown_cell, self._cells(row))]
                 lines.append("| " + " | ".join(cells) + " |")
         if self.notes:
             lines += ["", f"<sub>{' '.join(_markdown(note) for note in self.notes)}</sub>"]
@@ -215,9 +265,24 @@ class Table:
                 table.add_row(Text(section.title, style="italic"))
             for row in section.rows:
                 label = Text(("  " if section.title else "") + row.label)
-                table.add_row(label, *(cell_text(cell, between) for cell in row.cells))
+                table.add_row(label, *(cell_text(cell, between) for cell in self._cells(row)))
+        warnings = [Text(f"{WARNING}: {text}", style="bold yellow") for text in self.warnings]
         notes = Text(" ".join(self.notes), style="dim")
-        return Group(Text(self.full_title, style="bold"), table, Text(), notes)
+        return Group(Text(self.full_title, style="bold"), *warnings, table, Text(), notes)
+
+
+def few_text(part: str = "test", least: tuple[int, int] | None = None) -> str:
+    """The warning of a table, or figure, of too few seeds or episodes.
+
+    Args:
+        part: `test` or `validation`, whose episodes they are.
+        least: the fewest seeds and the fewest episodes that there are.
+    """
+    counted = f" (the fewest: {least[0]} and {least[1]})" if least else ""
+    return (
+        f"preliminary, since there are fewer than {MIN_SEEDS} seeds or {MIN_EPISODES} {part} "
+        f"episodes{counted}; nothing here is a claim."
+    )
 
 
 def number(value: float, signed: bool = False) -> str:
@@ -262,6 +327,9 @@ _LATEX = {
     "†": r"$\dagger$",
     "×": r"$\times$",
     "’": "'",
+    "χ": r"$\chi$",
+    "²": "$^2$",
+    "∞": r"$\infty$",
     "\N{NO-BREAK SPACE}": "~",
 }
 

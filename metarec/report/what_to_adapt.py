@@ -23,12 +23,12 @@ from metarec.report.choices_tables import (
     recalls_of,
 )
 from metarec.report.collect import read_records
+from metarec.report.console import print_wide, warn
 from metarec.report.export import numbers_of, small_record
 from metarec.report.figures import SUFFIXES
 from metarec.report.files import write_bytes, write_text
 from metarec.report.provenance import provenance_of
 from metarec.report.readme import replace_table
-from metarec.report.table import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +49,8 @@ def build_report(
     allow_mixed_versions: bool = False,
 ) -> list[Path]:
     """Writes tables, figure and small record of what of a BERT adapts; prints the first table.
+
+    Tables of too few seeds or episodes carry a warning, which is printed too.
 
     Args:
         records: of the experiment; failed ones are listed under the tables, and trials on
@@ -81,23 +83,14 @@ def build_report(
         written.append(write_bytes(paper / "figures" / f"{NAME}.{suffix}", picture))
     written.append(write_text(paper / "records" / f"{NAME}.json", record))
     if console is not None:
-        _print_wide(console, tables[0])
+        print_wide(console, tables[0], WIDTH)
+        warn(console, tables)
         if study.results.failed:
             count = len(study.results.failed)
             console.print(f"left out, since they failed: {count} runs", style="bold red")
         for path in written:
             console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
     return written
-
-
-def _print_wide(console: Console, table: Table) -> None:
-    """Prints the table as wide as it needs, and rather lets a narrow terminal break its lines."""
-    width = console.width
-    console.width = max(width, WIDTH)
-    try:
-        console.print(table.to_rich(console.width))
-    finally:
-        console.width = width
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

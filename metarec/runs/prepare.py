@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from metarec import published_splits
 from metarec.attributes import Attributes, build_attributes
 from metarec.data import Dataset, load_dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import ConfigError, TextError
 from metarec.features import Features, build_features
 from metarec.learner import MetaParameters, Training
-from metarec.runs.config import BackendConfig, DataConfig, RunConfig, TextConfig
+from metarec.published_splits import melu, recbole_metarec
+from metarec.runs.config import BackendConfig, DataConfig, RunConfig, SplitConfig, TextConfig
 from metarec.runs.resume import Checkpointer
 from metarec.splits import Split
 from metarec.text import (
@@ -187,24 +187,29 @@ def _split(config: RunConfig, dataset: Dataset) -> Split:
     split = config.split
     if split.method == "time":
         return Split.by_time(dataset, split.validation_from, split.test_from)
-    if split.method in ("melu", "recbole_metarec") and split.source is None:
-        what = "the folder of its states" if split.method == "melu" else "the file of its tasks"
-        raise ConfigError(
-            f"split.method={split.method} needs {what}: give split.source=… "
-            f"(paper/protocols/{split.method}.md)"
-        )
-    if split.method == "melu":
-        return published_splits.melu(
-            dataset,
-            split.source,
-            split.validation_users,
-            split.validation_years,
-            seed=split.seed,
-        )
-    if split.method == "recbole_metarec":
-        return published_splits.recbole_metarec(dataset, split.source)
+    if split.method in ("melu", "recbole_metarec"):
+        return _published(split, dataset)
     return Split.by_seed(
         dataset, split.seed, split.users, split.items, split.warm_holdout, split.without_train
+    )
+
+
+def _published(config: SplitConfig, dataset: Dataset) -> Split:
+    of_melu = config.method == "melu"
+    if config.source is None:
+        what = "the folder of its states" if of_melu else "the file of its tasks"
+        raise ConfigError(
+            f"split.method={config.method} needs {what}: give split.source=… "
+            f"(paper/protocols/{config.method}.md)"
+        )
+    if not of_melu:
+        return recbole_metarec(dataset, config.source)
+    return melu(
+        dataset,
+        config.source,
+        config.validation_users,
+        config.validation_years,
+        seed=config.seed,
     )
 
 

@@ -1,21 +1,62 @@
-"""Tuning: the same number of trials for every learner, chosen on validation."""
+"""Tuning: the same number of trials and of training tasks for every learner, on validation."""
 
 from __future__ import annotations
 
-import json
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
+from tqdm.auto import tqdm
 
 from metarec.errors import ConfigError, RunError
-from metarec.runs import environment
+from metarec.runs.budget import STEPS, arguments_of, with_training_tasks
 from metarec.runs.config import RunConfig
-from metarec.runs.resume import write_text
+from metarec.runs.fields import conform, conformed
 from metarec.runs.run import run
+from metarec.runs.search import Proposals, domain_of
 from metarec.runs.store import Record
+
+
+@dataclass(frozen=True)
+class TuningSettings:
+    """How learners are tuned; what they have in common.
+
+    Args:
+        trials: of each learner, the defaults included.
+        seed: of the values that are drawn.
+        training_tasks: of each trained learner in a trial; None for what its own steps make.
+        configs: folder of the configurations, which gets the best values.
+        paper: folder of the paper, which gets all trials.
+    """
+
+    trials: int = 8
+    seed: int = 0
+    training_tasks: int | None = None
+    configs: str = "configs"
+    paper: str = "paper"
+
+    def __post_init__(self) -> None:
+        conform(self, "tuning")
+        tasks = 1 if self.training_tasks is None else self.training_tasks
+        for name, value, least in (
+            ("trials", self.trials, 1),
+            ("seed", self.seed, 0),
+            ("training_tasks", tasks, 1),
+        ):
+            if value < least:
+                raise ConfigError(f"tuning.{name}={value} must be at least {least}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> TuningSettings:
+        """Reads the section `tuning` of a configuration.
+
+        Raises:
+            ConfigError: for an unknown key, naming the nearest known one, or a value that cannot
+                be.
+        """
+        return cls(**conformed(values, cls, "tuning"))
 
 
 @dataclass(frozen=True)
@@ -26,11 +67,13 @@ class Trial:
         values: what differs from the defaults, by argument; empty for the defaults themselves.
         record: of the run; None if it failed.
         error: why it failed.
+        seconds: that the run took, whenever it was run.
     """
 
     values: Mapping[str, Any]
     record: Record | None = None
     error: str | None = None
+    seconds: float = 0.0
 
     @property
     def selection(self) -> float | None:
@@ -46,161 +89,138 @@ class Tuning:
         config: the run that was tuned, with the defaults.
         trials: the first has the defaults.
         chosen: number of the best trial; the earlier one on a tie.
+        settings: how it was tuned.
     """
 
     config: RunConfig
     trials: tuple[Trial, ...]
     chosen: int
+    settings: TuningSettings = field(default_factory=TuningSettings)
 
     @property
     def best(self) -> Trial:
         """The chosen trial."""
         return self.trials[self.chosen]
 
+    @property
+    def seconds(self) -> float:
+        """That all trials took."""
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def shortfall(self) -> str | None:
+        """Why there are fewer trials than were asked for; None if there are not."""
+        if len(self.trials) >= self.settings.trials:
+            return None
+        name = self.config.learner.name
+        if not self.config.learner.search:
+            return f"{name} has nothing to tune, so that only its defaults were run"
+        return (
+            f"{name} has {len(self.trials)} trials, not {self.settings.trials}: its search has no "
+            "more values"
+        )
+
+    def arguments(self) -> dict[str, Any]:
+        """What the chosen trial ran with: what was searched, and steps that the budget changed."""
+        given = arguments_of(self.config)
+        values = {name: given[name] for name in self.config.learner.search} | dict(self.best.values)
+        if self.best.record is not None:
+            ran = self.best.record.config.learner.arguments
+            values |= {
+                name: ran[name] for name in STEPS if name in ran and ran[name] != given[name]
+            }
+        return values
+
 
 def tune(
     config: RunConfig,
-    trials: int = 8,
-    seed: int = 0,
+    settings: TuningSettings | None = None,
     results: str | Path = "results",
     progress: bool = False,
 ) -> Tuning:
     """Runs trials of a learner on validation and chooses the best; test is not evaluated.
 
+    The first trial has the defaults; the values of each later one hang on the seed and on the
+    scores of those before it. A trial that is finished is not run again, so that an interrupted
+    tuning goes on where it was and ends in the same bits; one that failed is tried again, and goes
+    on from its last checkpoint.
+
     Args:
         config: learner with its defaults and `learner.search`, and everything else of a run.
-        trials: number of trials, the defaults included; fewer where `search` has fewer values.
-        seed: of the draw of values.
+        settings: trials, seed and training tasks; None for the defaults.
         results: the records go to `results/tuning/`.
         progress: whether to show progress bars.
 
     Returns:
-        All trials and the best of them.
+        All trials and the best of them; fewer than asked for where `learner.search` has fewer
+        values, and the defaults alone where it is empty.
 
     Raises:
-        ConfigError: if the learner has nothing to search.
+        ConfigError: if a default is not among the values to search, or the training tasks are not a
+            whole number of batches.
         RunError: if every trial failed.
     """
-    done = []
-    for values in trial_values(config, trials, seed):
-        learner = replace(
-            config.learner, arguments={**config.learner.arguments, **values}, search={}
-        )
-        trial = replace(
-            config,
-            learner=learner,
-            experiment="tuning",
-            evaluation=replace(config.evaluation, parts=("validation",), curve_regimes=()),
-        )
-        try:
-            done.append(Trial(values, run(trial, results, progress)))
-        except Exception as error:
-            # such as a learning rate that diverges: that is what trials are for
-            done.append(Trial(values, error=f"{type(error).__name__}: {error}"))
+    settings = settings or TuningSettings()
+    proposals = _proposals(config, settings)
+    done: list[Trial] = []
+    with tqdm(
+        total=int(min(settings.trials, proposals.size)),
+        desc=f"trials of {config.learner.name}",
+        unit="trial",
+        disable=not progress,
+        leave=False,
+    ) as bar:
+        while len(done) < settings.trials and (values := proposals.ask()) is not None:
+            trial = _tried(config, values if done else {}, settings, results, progress)
+            done.append(trial)
+            proposals.tell(trial.selection)
+            bar.update()
     scores = [float("-inf") if one.selection is None else one.selection for one in done]
     if max(scores) == float("-inf"):
         raise RunError(
             f"all {len(done)} trials of {config.learner.name} failed; the first with: "
             f"{done[0].error or 'no value of the selection metric'}"
         )
-    return Tuning(config, tuple(done), scores.index(max(scores)))
+    return Tuning(config, tuple(done), scores.index(max(scores)), settings)
 
 
-def trial_values(config: RunConfig, trials: int, seed: int) -> list[dict[str, Any]]:
-    """What each trial changes: nothing in the first, then values drawn without repetition.
-
-    Raises:
-        ConfigError: if the learner has nothing to search, or `trials` is not positive.
-    """
-    from sklearn.model_selection import ParameterGrid, ParameterSampler
-
-    if trials < 1:
-        raise ConfigError(f"tuning.trials={trials} must be at least 1")
-    space = {name: list(values) for name, values in config.learner.search.items()}
-    if not space:
-        raise ConfigError(
-            f"learner {config.learner.name!r} has nothing to tune: its learner.search is empty"
-        )
-    count = min(trials, len(ParameterGrid(space)))
-    drawn = [dict(values) for values in ParameterSampler(space, count, random_state=seed)]
-    defaults = {name: config.learner.arguments.get(name) for name in space}
-    others = [values for values in drawn if values != defaults]
-    return [{}, *others[: trials - 1]]
+def _proposals(config: RunConfig, settings: TuningSettings) -> Proposals:
+    search = config.learner.search
+    for name in STEPS if settings.training_tasks is not None else ():
+        if name in search:
+            raise ConfigError(
+                f"learner.search.{name} cannot be searched where tuning.training_tasks="
+                f"{settings.training_tasks} sets it; give tuning.training_tasks=null"
+            )
+    given = arguments_of(config)
+    for name in search:
+        if name not in given:
+            raise ConfigError(f"learner.search.{name}: learner.{name} is missing, to start with")
+    space = {name: domain_of(one, f"learner.search.{name}") for name, one in search.items()}
+    return Proposals(space, given, settings.seed)
 
 
-def write_tuning(
-    tuning: Tuning, episode: str, configs: Path, paper: Path, command: str
-) -> list[Path]:
-    """Writes the chosen values as a configuration and all trials as a small record.
-
-    Args:
-        tuning: of one learner.
-        episode: name of the episodes that it was tuned on, such as `binary`.
-        configs: gets `learner/best/<episode>/<name>.yaml`.
-        paper: gets `records/tuning/<episode>/<name>.json`.
-        command: what was run, for the header.
-
-    Returns:
-        The two files.
-    """
-    name = tuning.config.learner.name
-    record = paper / "records" / "tuning" / episode / f"{name}.json"
-    write_text(record, json.dumps(_summary(tuning, command), indent=1) + "\n")
-    best = configs / "learner" / "best" / episode / f"{name}.yaml"
-    score, default = tuning.best.selection, tuning.trials[0].selection
-    of_default = "failed" if default is None else f"{default:.4f}"
-    content: dict[str, Any] = {"defaults": [f"/learner/{name}@_here_", "_self_"]}
-    text = (
-        f"# {name} with the values that were best on validation; written by tuning, not by hand.\n"
-        f"#\n#   {command}\n#\n"
-        f"# Trial {tuning.chosen} of 0 to {len(tuning.trials) - 1}: {score:.4f}, with the defaults "
-        f"{of_default}. All trials:\n# {record.as_posix()}\n"
+def _tried(
+    config: RunConfig,
+    values: Mapping[str, Any],
+    settings: TuningSettings,
+    results: str | Path,
+    progress: bool,
+) -> Trial:
+    learner = replace(config.learner, arguments={**config.learner.arguments, **values}, search={})
+    trial = replace(
+        config,
+        learner=learner,
+        experiment="tuning",
+        evaluation=replace(config.evaluation, parts=("validation",), curve_regimes=()),
     )
-    # all values that were searched, so that a new default in the YAML changes nothing here
-    chosen = _defaults(tuning) | dict(tuning.best.values)
-    text += yaml.safe_dump({**content, **chosen}, sort_keys=False)
-    write_text(best, text)
-    return [best, record]
-
-
-def _summary(tuning: Tuning, command: str) -> dict[str, Any]:
-    config = tuning.config.to_dict()
-    first = next(one.record for one in tuning.trials if one.record is not None)
-    return {
-        "command": command,
-        "learner": tuning.config.learner.name,
-        "selection": "mean over the cold regimes of validation catalogue/ndcg@10, or of minus "
-        "rated/rmse where ratings are learned and predicted",
-        "data": config["data"]["name"],
-        "data_checksum": first.data_checksum,
-        "episode": config["episode"],
-        "split": config["split"],
-        "seed": tuning.config.seed,
-        "search": config["learner"]["search"],
-        "defaults": _defaults(tuning),
-        "code": environment.code_hash(),
-        "commit": environment.commit(),
-        "chosen": tuning.chosen,
-        "trials": [_trial(one) for one in tuning.trials],
-    }
-
-
-def _defaults(tuning: Tuning) -> dict[str, Any]:
-    arguments = tuning.config.learner.arguments
-    return {name: arguments.get(name) for name in tuning.config.learner.search}
-
-
-def _trial(trial: Trial) -> dict[str, Any]:
-    summary: dict[str, Any] = {"values": dict(trial.values), "selection": trial.selection}
-    if trial.record is None:
-        return summary | {"error": trial.error}
-    means = {
-        regime: metrics.get("catalogue/ndcg@10")
-        for regime, metrics in trial.record.metrics["validation"].items()
-    }
-    return summary | {
-        "run": trial.record.path.name,
-        "ndcg@10": means,
-        "code": trial.record.code,
-        "seconds": round(trial.record.seconds.get("total", 0.0), 1),
-    }
+    if settings.training_tasks is not None:
+        trial = with_training_tasks(trial, settings.training_tasks)
+    begin = time.perf_counter()
+    try:
+        record = run(trial, results, progress)
+    except Exception as error:
+        # such as a learning rate that diverges: that is what trials are for
+        problem = f"{type(error).__name__}: {error}"
+        return Trial(values, error=problem, seconds=time.perf_counter() - begin)
+    return Trial(values, record, seconds=record.seconds.get("total", 0.0))

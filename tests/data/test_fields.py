@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from metarec.data.fields import genres, split_titles, text_frame
+from metarec.data.fields import genres, plain_text, split_titles, text_frame
 
 
 @pytest.mark.parametrize(
@@ -52,3 +52,19 @@ def test_missing_empty_and_blank_text_is_none():
     )
     assert frame["a"].tolist() == [None] * 5 + ["x"]
     assert frame["year"].tolist() == ["1995", "1", "2", "3", "4", "5"]
+
+
+@pytest.mark.parametrize(
+    ("markup", "plain"),
+    [
+        ("Salt &amp; <b>Pepper</b>", "Salt & Pepper"),
+        ("one<br />two\n\t three", "one two three"),
+        ("<style>.a{b}</style>kept<script>var x = '<b>';</script>", "kept"),
+        ("<script>never closed", ""),
+        ("&lt;i&gt;escaped twice&amp;nbsp;&lt;/i&gt; &amp;amp; so on", "escaped twice & so on"),
+        ("1 < 2, <3 and AT&T", "1 < 2, <3 and AT&T"),
+        ("plain", "plain"),
+    ],
+)
+def test_html_is_made_plain(markup, plain):
+    assert plain_text(markup) == plain

@@ -244,3 +244,15 @@ def test_the_folder_above_the_data_set_will_do(tmp_path):
     (tmp_path / "ml-1m").mkdir()
     write(tmp_path / "ml-1m" / "ratings.dat", "")
     assert find_folder("ml-1m", tmp_path, ("ratings.dat",)) == tmp_path / "ml-1m"
+
+
+def test_an_escaped_quote_ends_no_field_and_lines_are_still_counted(table_file):
+    path = table_file('id;title\n1;"A \\"good\\"; title"\n2;"two\nlines"\n3;last\n')
+    table = read_table(path, separator=";", text=None, escape="\\")
+    assert table.frame["title"].tolist() == ['A "good"; title', "two\nlines", "last"]
+    assert table.place(2) == "line 5"
+
+
+def test_a_missing_folder_says_the_remedy_that_it_is_given(tmp_path):
+    with pytest.raises(DataError, match=r"there is no folder .*away; ask for it"):
+        find_folder("mine", tmp_path / "away", ("a.csv",), "ask for it")

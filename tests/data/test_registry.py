@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
+import json
 import subprocess
 import sys
 import urllib.request
@@ -61,6 +63,7 @@ def test_every_card_is_complete_and_its_reader_is_documented(name):
     card = DATASETS[name]
     assert card.name == name
     assert all([card.title, card.licence, card.size, card.how])
+    assert card.citation or name in ("csv", "recbole")
     assert card.load_reader().__doc__
     if card.checksum is not None:
         algorithm, digest = card.checksum.split(":")
@@ -114,6 +117,43 @@ def test_without_a_known_checksum_the_sha256_is_printed(archive, tmp_path, capsy
     assert hashlib.sha256(path.read_bytes()).hexdigest() in capsys.readouterr().out
 
 
+def test_a_category_is_downloaded_file_by_file_into_a_folder_of_its_own(tmp_path, capsys):
+    published = tmp_path / "published"
+    published.mkdir()
+    review = {"overall": 5, "reviewerID": "A1", "asin": "B1", "unixReviewTime": 1}
+    (published / "Gift_Cards_5.json.gz").write_bytes(gzip.compress(json.dumps(review).encode()))
+    meta = {"asin": "B1", "title": "A card"}
+    (published / "meta_Gift_Cards.json.gz").write_bytes(gzip.compress(json.dumps(meta).encode()))
+    files = tuple(
+        f"{published.as_uri()}/{name}"
+        for name in ("{category}_5.json.gz", "meta_{category}.json.gz")
+    )
+    card = replace(DATASETS["amazon-2018"], files=files)
+    folder = download(card, tmp_path / "data", "Gift_Cards")
+    assert folder == tmp_path / "data" / "amazon-2018" / "Gift_Cards"
+    for place in (folder, folder.parent, folder.parent.parent):
+        dataset = load_dataset("amazon-2018", folder=place, category="Gift_Cards")
+        assert dataset.item_text["title"].tolist() == ["A card"]
+    with pytest.raises(DataError, match="exists already"):
+        download(card, tmp_path / "data", "Gift_Cards")
+    with pytest.raises(DataError, match=r"could not be downloaded from file:.*Books_5\.json\.gz"):
+        download(card, tmp_path / "data", "Books")
+    assert [entry.name for entry in folder.parent.iterdir()] == ["Gift_Cards"]
+
+
+@pytest.mark.parametrize(
+    ("name", "category", "message"),
+    [
+        ("amazon-2023", None, "comes in categories: name one.*--category All_Beauty"),
+        ("amazon-2023", "../Books", "not '../Books'"),
+        ("ml-1m", "Books", "ml-1m has no categories; leave --category Books out"),
+    ],
+)
+def test_a_category_that_is_missing_or_cannot_be_is_an_error(tmp_path, name, category, message):
+    with pytest.raises(ConfigError, match=message):
+        download(DATASETS[name], tmp_path, category)
+
+
 def test_an_existing_folder_is_not_overwritten(archive, tmp_path):
     _, card = archive
     (tmp_path / "ml-1m").mkdir()
@@ -157,6 +197,14 @@ def test_the_command_explains_a_data_set(capsys):
     assert "md5:c4d9eecfca2ab87c1945afe126590906" in printed
     assert "on_bad_rows = 'error'" in printed
     assert "GroupLens" in printed
+
+
+def test_the_command_says_where_the_files_of_a_category_are_and_whom_to_cite(capsys):
+    assert main(["info", "amazon-2023"]) == 0
+    printed = capsys.readouterr().out
+    assert "/meta_{category}.jsonl.gz" in printed
+    assert "cite:     Hou" in printed
+    assert "category (needed)" in printed
 
 
 def test_the_command_downloads_only_when_told_to(archive, tmp_path, capsys, monkeypatch):

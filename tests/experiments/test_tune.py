@@ -12,42 +12,62 @@ from metarec.runs import load_records
 Script = Callable[..., int]
 
 
-def test_tuning_writes_the_best_values_and_the_record_that_chose_them(
+def test_tuning_writes_the_best_values_the_record_that_chose_them_and_a_table(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = script(
+    call = (
         "tune",
         "-m",
-        "learner=popularity,item_knn",
+        "learner=random,popularity,item_knn",
         "tuning.trials=3",
         f"tuning.configs={tmp_path / 'configs'}",
         f"tuning.paper={tmp_path / 'paper'}",
     )
-    assert status == 0
-    best = yaml.safe_load((tmp_path / "configs/learner/best/binary/item_knn.yaml").read_text())
+    assert script(*call) == 0
+    folder = tmp_path / "configs/learner/best/binary"
+    best = yaml.safe_load((folder / "item_knn.yaml").read_text())
     assert best.pop("defaults") == ["/learner/item_knn@_here_", "_self_"]
     assert best.keys() == {"neighbours", "shrinkage", "dislike_weight"}
-    trials = json.loads((tmp_path / "paper/records/tuning/binary/item_knn.json").read_text())[
-        "trials"
-    ]
-    assert len(trials) == 3
-    # popularity has two values to choose from
+    file = tmp_path / "paper/records/tuning/binary/item_knn.json"
+    first = json.loads(file.read_text())
+    assert len(first["trials"]) == 3
+    # popularity has two values to choose from, and random none
     records = load_records(tmp_path / "results", "tuning")
-    assert sorted(record.learner for record in records) == ["item_knn"] * 3 + ["popularity"] * 2
+    names = sorted(record.learner for record in records)
+    assert names == ["item_knn"] * 3 + ["popularity"] * 2 + ["random"]
     assert all(record.metrics.keys() == {"validation"} for record in records)
-    assert "Trials of item_knn" in capsys.readouterr().out
+    assert sorted(one.name for one in folder.iterdir()) == ["item_knn.yaml", "popularity.yaml"]
+    out = capsys.readouterr().out
+    assert "Trials of item_knn" in out
+    assert "random has nothing to tune, so that only its defaults were run" in out
+    assert "popularity has 2 trials, not 3: its search has no more values" in out
+    table = (tmp_path / "paper/tables/tuning_binary.md").read_text()
+    assert all(f"| {name} |" in table for name in ("Random", "Popularity", "Item-kNN"))
+
+    # a second call runs nothing, and ends in the same
+    assert script(*call) == 0
+    assert json.loads(file.read_text()) == first
+    assert len(load_records(tmp_path / "results", "tuning")) == 6
 
 
-def test_a_learner_with_nothing_to_tune_is_an_error_and_the_next_is_tuned(
+def test_a_learner_that_cannot_be_tuned_is_an_error_and_the_next_is_tuned(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     status = script(
         "tune",
         "-m",
-        "learner=random,popularity",
+        "learner=tfidf_cosine,popularity",
+        "episode=item",
         f"tuning.configs={tmp_path / 'configs'}",
         f"tuning.paper={tmp_path / 'paper'}",
     )
     assert status == 1
-    assert "random" in capsys.readouterr().out.splitlines()[-1]
-    assert (tmp_path / "configs/learner/best/binary/popularity.yaml").exists()
+    assert "tfidf_cosine (item)" in capsys.readouterr().out.splitlines()[-1]
+    assert (tmp_path / "configs/learner/best/item/popularity.yaml").exists()
+
+
+def test_an_unknown_setting_is_an_error_that_names_the_nearest(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("tune", "learner=popularity", "tuning.trial=3") == 1
+    assert "'tuning.trial'; did you mean 'trials'" in capsys.readouterr().out

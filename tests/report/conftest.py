@@ -51,7 +51,7 @@ def episodes(
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     # How exact an interval is is the business of significance.py; here it has to be fast.
-    for module in ("selection", "notes", "difference", "adaptation", "choices_tables"):
+    for module in ("selection", "notes", "difference", "adaptation", "choices_tables", "ranking"):
         monkeypatch.setattr(f"metarec.report.{module}.RESAMPLES", 200)
 
 

@@ -8,7 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from metarec.report.table import Cell, Row, Section, Table, interval_text, number, p_text
+from metarec.report.table import (
+    Cell,
+    Estimate,
+    Row,
+    Section,
+    Source,
+    Table,
+    interval_text,
+    number,
+    p_text,
+)
 
 
 def table(*rows: Row, **overrides: object) -> Table:
@@ -122,6 +132,28 @@ def test_a_preliminary_table_says_so_in_every_form():
     made = table(Row("a", (Cell(".412"),)), preliminary=True)
     for text in (made.to_latex(), made.to_markdown(), printed(made)):
         assert "Preliminary: nDCG@10" in text
+
+
+def test_the_warning_counts_the_fewest_seeds_and_episodes_but_of_chance_and_costs():
+    def cell(learner, low, seeds, episodes):
+        estimate = Estimate(0.4, low, 0.5, episodes // seeds, seeds, episodes)
+        return Cell(".4", estimate=estimate, source=Source(learner, "warm", 10, "ndcg"))
+
+    rows = [
+        Row("Chance", (cell("chance", math.nan, 1, 9),)),
+        Row("MAML, learn2learn (1 seed)", (cell("maml_learn2learn", 0.3, 1, 118),)),
+        Row("MAML", (cell("maml", 0.3, 5, 590),)),
+        Row("EASE", (cell("ease", 0.3, 6, 700),)),
+    ]
+    made = table(*rows, preliminary=True)
+    for text in (made.to_latex(), made.to_markdown(), printed(made, 200)):
+        assert "600 test episodes (the fewest: 5 and 590); nothing here is a claim." in text
+
+
+def test_bold_cells_of_a_preliminary_table_are_not_printed_bold():
+    made = table(Row("a", (Cell(".412", bold=True),)), preliminary=True)
+    assert r"\textbf{.412}" not in made.to_latex()
+    assert "**.412**" not in made.to_markdown()
 
 
 def test_the_terminal_shows_brackets_and_raised_letters_as_they_are():

@@ -209,12 +209,17 @@ def test_meta_minus_transfer_is_paired_by_regime_and_k(make_record):
         ),
         ("Item tasks, nested supports", ["K = 0", "K = 10"]),
     ]
-    maml, transfer, difference, p = table.sections[0].rows[0].cells
+    assert table.columns[-3:] == ("p (Holm)", "Effect", "Won/tied/lost")
+    maml, transfer, difference, p, effect, counts = table.sections[0].rows[0].cells
     assert difference.estimate.mean == pytest.approx(maml.estimate.mean - transfer.estimate.mean)
     assert difference.value.startswith("+")
     assert difference.mark == "+"
     assert p.value == "<.001"
+    assert (effect.value, counts.value) == ("+1.000", "30/0/0")
     assert "4 records" in " ".join(table.notes)
+    for text in (table.to_markdown(), table.to_latex()):
+        assert "+1.000" in text
+        assert "30/0/0" in text
 
 
 def test_without_a_baseline_nothing_is_tested_and_the_note_says_so(make_record):

@@ -19,6 +19,7 @@ from metarec.report.choices_tables import choices_table, differences_table, meta
 from metarec.report.collect import results_of
 from metarec.report.labels import Variant
 from metarec.report.selection import chance_of, difference_of
+from metarec.report.table import number
 from metarec.report.what_to_adapt import build_report, main
 from metarec.runs import RunConfig, run
 
@@ -45,7 +46,7 @@ def figures(text: str) -> list[str]:
     """The numbers of a table's body, in order."""
     body = text.partition("<sub>Item-kNN draws")[0].partition(r"\begin{minipage}")[0]
     body = body.partition("Item-kNN draws")[0].replace("~", " ").replace("$-$", "−")
-    headings = "K = 1", "reranking", "multicolumn"
+    headings = "K = 1", "reranking", "multicolumn", "Warning"
     lines = [line for line in body.splitlines() if not any(one in line for one in headings)]
     return re.findall(r"[−+]?\d*\.?\d+(?: [kM])?", "\n".join(lines))
 
@@ -207,13 +208,12 @@ def test_differences_are_paired_and_corrected_by_holm_over_their_column(plan):
     study = study_of(plan(("head", "bitfit", "lora"), ("bi", "cross"), seeds=(0,)))
     table = differences_table(study)
     assert table is not None
-    assert table.columns == (
-        *("What adapts", "Minus head alone", "p (Holm)", "Minus 0 steps", "p (Holm)"),
-    )
+    tests = ("p (Holm)", "Effect", "Won/tied/lost")
+    assert table.columns == (*("What adapts", "Minus head alone", *tests, "Minus 0 steps", *tests),)
     values = study.results.select(NDCG, "test", "user_cold", 10, "curve")
-    for column, name in ((0, "head"), (2, "0 steps")):
+    for column, name in ((0, "head"), (4, "0 steps")):
         cells = {
-            (section.title, row.label): row.cells[column : column + 2]
+            (section.title, row.label): row.cells[column : column + 4]
             for section in table.sections
             for row in section.rows
         }
@@ -239,6 +239,9 @@ def test_differences_are_paired_and_corrected_by_holm_over_their_column(plan):
             assert (estimate.low, estimate.high) == (found.low, found.high)
             assert estimate.p == pytest.approx(value)
             assert cells[place][1].value in (f"{value:.3f}".lstrip("0"), "<.001")
+            assert cells[place][2].value == number(found.effect, signed=True)
+            assert cells[place][3].value == f"{found.wins}/{found.ties}/{found.losses}"
+            assert found.wins + found.ties + found.losses == 30
 
 
 def test_meta_minus_transfer_is_given_at_each_k(plan):
@@ -266,7 +269,9 @@ def test_of_a_single_learner_there_is_no_difference_of_two(plan, tmp_path):
 def test_without_the_head_alone_the_column_is_left_out(plan):
     table = differences_table(study_of(plan(("lora",), seeds=(0,))))
     assert table is not None
-    assert table.columns == ("What adapts", "Minus 0 steps", "p (Holm)")
+    assert table.columns == (
+        *("What adapts", "Minus 0 steps", "p (Holm)", "Effect", "Won/tied/lost"),
+    )
 
 
 def test_markdown_latex_terminal_and_small_record_agree(plan, tmp_path):
@@ -335,7 +340,6 @@ def test_notes_say_who_drew_what_costs_mean_and_how_rates_were_chosen(make_choic
     assert "user cold (nested supports) 30" in notes
     assert "2 seeds (0, 1)" in notes
     assert "python -m metarec.report.what_to_adapt results/what_to_adapt" in notes
-    assert "Preliminary, since there are fewer than 5 seeds" in notes
     assert table.preliminary
 
 

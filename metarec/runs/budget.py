@@ -1,0 +1,94 @@
+"""Training tasks: what a run may draw of them, and what it drew."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from metarec.errors import ConfigError
+from metarec.runs.config import RunConfig
+from metarec.runs.learners import learner_class
+from metarec.runs.store import Record
+
+STEPS = ("steps", "head_steps")
+"""The arguments that a budget of training tasks sets."""
+
+
+def arguments_of(config: RunConfig) -> dict[str, Any]:
+    """All arguments of a run's learner: those of its configuration, else of its class."""
+    known = inspect.signature(learner_class(config)).parameters
+    defaults = {
+        name: parameter.default
+        for name, parameter in known.items()
+        if parameter.default is not parameter.empty
+    }
+    return defaults | dict(config.learner.arguments)
+
+
+def training_tasks(config: RunConfig) -> int:
+    """Tasks that a run draws in meta-training if nothing stops it early; 0 if nothing is trained.
+
+    That is steps times the tasks of a step. A learner over a BERT that adapts has tasks of a step
+    of its own, and draws others before for its head. The batches of item tasks that warm-up
+    learners draw beside those of user tasks are not counted.
+    """
+    if not learner_class(config).trained:
+        return 0
+    arguments = arguments_of(config)
+    steps, head = (int(arguments.get(name, 0)) for name in STEPS)
+    return steps * _batch(config, arguments) + head * config.episode.task_batch
+
+
+def drawn_tasks(record: Record) -> int:
+    """Tasks that a finished run drew in meta-training, as `training_tasks` counts them."""
+    steps = [int(entry["step"]) for entry in record.log if "step" in entry]
+    if not steps or not learner_class(record.config).trained:
+        return 0
+    arguments = arguments_of(record.config)
+    # the head has no validation that would stop it
+    head = int(arguments.get("head_steps", 0)) * record.config.episode.task_batch
+    return max(steps) * _batch(record.config, arguments) + head
+
+
+def with_training_tasks(config: RunConfig, tasks: int) -> RunConfig:
+    """The same run with as many steps as make up so many training tasks.
+
+    `learner.steps` is set; of a learner that trains a head first, `learner.head_steps`, to what
+    `learner.steps` leaves.
+
+    Args:
+        config: of the run; of a learner that is not trained it stays as it is.
+        tasks: that meta-training draws if nothing stops it early.
+
+    Raises:
+        ConfigError: if they are no whole number of batches, or the learner has no such argument.
+    """
+    if not learner_class(config).trained:
+        return config
+    arguments = arguments_of(config)
+    key, name = f"tuning.training_tasks={tasks}", config.learner.name
+    if "steps" not in arguments:
+        raise ConfigError(
+            f"{key}: learner {name!r} has no argument 'steps' that could be set to it; give "
+            "tuning.training_tasks=null"
+        )
+    batch = _batch(config, arguments)
+    if arguments.get("head_steps"):
+        taken = int(arguments["steps"]) * batch
+        after = f" after the {taken} of learner.steps={arguments['steps']}"
+        argument, left, batch = "head_steps", tasks - taken, config.episode.task_batch
+    else:
+        after, argument, left = "", "steps", tasks
+    if left < batch or left % batch:
+        near = tasks - left + max(left // batch, 1) * batch
+        raise ConfigError(
+            f"{key}: {name} takes batches of {batch} tasks{after}; choose such as {near}"
+        )
+    arguments = {**config.learner.arguments, argument: left // batch}
+    return replace(config, learner=replace(config.learner, arguments=arguments))
+
+
+def _batch(config: RunConfig, arguments: Mapping[str, Any]) -> int:
+    return int(arguments.get("task_batch", config.episode.task_batch))
