@@ -6,8 +6,9 @@
 
 The plan is `configs/experiment/what_to_adapt.yaml`. First the baselines are measured on validation,
 and the best draws the candidates of all; then the inner learning rate of each choice is chosen, on
-validation too; then all runs are measured on test. What is finished is skipped, so that an
-interrupted call goes on.
+validation too; then all runs are measured on test; then each choice adapts to a few users alone on
+the machine, for the seconds of a user. What is finished is skipped, so that an interrupted call
+goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rich.markup import escape
 from tqdm.auto import tqdm
 
 from metarec.errors import ConfigError, MetarecError, RunError
+from metarec.report.choices import SECONDS
 from metarec.report.what_to_adapt import build_report
 from metarec.runs import Record, RunConfig
 from metarec.runs.learners import serves
@@ -102,6 +104,25 @@ class Plan:
                     found.append(self._bert(name, adapted, retriever, **{RATE: rates[adapted]}))
         return [one for seed in self.settings["seeds"] for one in at(found, seed)]
 
+    def timings(self, retriever: RunConfig, rates: dict[str, float]) -> list[RunConfig]:
+        """Every choice on a few users at the first seed, almost untrained: its seconds."""
+        timing = self.settings["timing"]
+        found = []
+        for config in self.runs(retriever, rates):
+            reads = config.learner.arguments.get("reads")
+            if config.seed == self.settings["seeds"][0] and reads is not None:
+                values = {**timing["values"], **timing["values_of"].get(reads, {})}
+                learner = replace(config.learner, arguments={**config.learner.arguments, **values})
+                found.append(
+                    replace(
+                        config,
+                        learner=learner,
+                        evaluation=replace(config.evaluation, tasks=timing["tasks"], look_tasks=1),
+                        experiment=f"{config.experiment}{SECONDS}",
+                    )
+                )
+        return found
+
     def _bert(self, name: str, adapted: str, retriever: RunConfig, **values: Any) -> RunConfig:
         own = self.settings["values_of"].get(adapted, {})
         every = {**self.settings["values"], **own, **values}
@@ -158,9 +179,11 @@ def main(arguments: list[str]) -> int:
         retriever = best_baseline(plan)
         rates = best_rates(plan, retriever)
         runs = plan.runs(retriever, rates)
+        timings = plan.timings(retriever, rates)
     minutes = len(runs) * plan.settings["seconds"] / plan.settings["workers"] / 60
     console.print(f"{len(runs)} runs: some {minutes:.0f} min if none is finished")
     records = run_all(runs, plan, "runs")
+    records += run_all(timings, plan, "seconds", workers=1)
     build_report(records, Path(plan.settings["paper"]), console)
     console.print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
     return 0
@@ -198,7 +221,11 @@ def best_rates(plan: Plan, retriever: RunConfig) -> dict[str, float]:
 
 
 def run_all(
-    configs: Sequence[RunConfig], plan: Plan, what: str, fresh: bool = True
+    configs: Sequence[RunConfig],
+    plan: Plan,
+    what: str,
+    fresh: bool = True,
+    workers: int | None = None,
 ) -> list[Record]:
     """Runs all with a bar, each in a process of its own where its peak memory is of interest.
 
@@ -208,7 +235,8 @@ def run_all(
     records: dict[int, Record] = {}
     failures = []
     alone = fresh and plan.settings["fresh"]
-    outcomes = run_many(list(configs), plan.results, plan.settings["workers"], fresh=alone)
+    workers = workers or plan.settings["workers"]
+    outcomes = run_many(list(configs), plan.results, workers, fresh=alone)
     for outcome in tqdm(outcomes, what, total=len(configs), disable=not plan.progress):
         if outcome.record is None:
             name = configs[outcome.number].learner.name

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from metarec.errors import RunError
@@ -29,6 +28,9 @@ READERS = {"bi": "Bi-encoder", "cross": "Cross-encoder"}
 
 PARAMETERS, MEMORY = "trainable_parameters", "peak_memory_gib"
 ADAPT, SCORE = "seconds_per_task/adapt", "seconds_per_task/score"
+
+SECONDS = "_seconds"
+"""How the name of the experiment ends whose runs only say how long a task takes."""
 
 _META = {"BertTransfer": False, "BertMAML": True}
 _MODULE = "metarec.report.what_to_adapt"
@@ -87,6 +89,8 @@ class Study:
         regime: where the queries lie.
         shots: the K of the curve, ascending.
         k_shot: that of the costs and the differences.
+        timings: runs of the same learners, each alone on the machine, that only say the seconds of
+            a task; without them those of the results do.
     """
 
     results: Results
@@ -96,6 +100,7 @@ class Study:
     regime: str
     shots: tuple[int, ...]
     k_shot: int
+    timings: tuple[Record, ...] = ()
 
     @property
     def shortlist(self) -> int:
@@ -134,31 +139,32 @@ class Study:
         own = [record for record in self.results.records if record.learner == learner]
         values: dict[str, list[float]] = {PARAMETERS: [], ADAPT: [], SCORE: [], MEMORY: []}
         for record in own:
-            seconds = record.seconds_per_task.get("curve", {}).get(str(self.k_shot), {})
             peak = record.content.get("peak_memory_bytes")
             for name, value in (
                 (PARAMETERS, record.content.get("parameters")),
-                (ADAPT, seconds.get("adapt")),
-                (SCORE, seconds.get("score")),
                 (MEMORY, None if peak is None else peak / 2**30),
             ):
                 if value is not None:
                     values[name].append(float(value))
-        tasks = self._timed.get(learner, 0)
+        timed = [record for record in self.timings if record.learner == learner] or own
+        for record in timed:
+            seconds = record.seconds_per_task.get("curve", {}).get(str(self.k_shot), {})
+            for name, key in ((ADAPT, "adapt"), (SCORE, "score")):
+                if key in seconds:
+                    values[name].append(float(seconds[key]))
+        tasks = max((self._tasks_of(record) for record in timed), default=0)
         return {
             name: _mean(found, tasks if name in (ADAPT, SCORE) else 0)
             for name, found in values.items()
             if found
         }
 
-    @cached_property
-    def _timed(self) -> dict[str, int]:
-        """The tasks at the K of the costs, by learner."""
-        frame = self.results.per_task
+    def _tasks_of(self, record: Record) -> int:
+        """The tasks of a run at the K of the costs."""
+        frame = record.per_task
         here = (frame["evaluation"] == "curve") & (frame["k_shot"] == self.k_shot)
         here &= (frame["part"] == "test") & frame["adapted"]
-        found = frame[here].groupby("name")["task"].nunique()
-        return {str(name): int(count) for name, count in found.items()}
+        return int(frame.loc[here, "task"].nunique())
 
 
 def study_of(records: Sequence[Record], allow_mixed_versions: bool = False) -> Study:
@@ -166,6 +172,7 @@ def study_of(records: Sequence[Record], allow_mixed_versions: bool = False) -> S
 
     Args:
         records: finished and failed ones; what was not tested, such as trials, is passed over.
+            Those of an experiment whose name ends in `_seconds` only say how long a task takes.
         allow_mixed_versions: whether they may be of different versions of the code.
 
     Raises:
@@ -173,6 +180,8 @@ def study_of(records: Sequence[Record], allow_mixed_versions: bool = False) -> S
             is no curve over K, no BERT adapts, two learners are the same choice, or the texts of
             the choices differ.
     """
+    timings = [record for record in records if record.config.experiment.endswith(SECONDS)]
+    records = [record for record in records if not record.config.experiment.endswith(SECONDS)]
     finished, failed = finished_records(records, allow_mixed_versions), failed_records(records)
     for record in finished:
         _check_reranks(record)
@@ -209,6 +218,7 @@ def study_of(records: Sequence[Record], allow_mixed_versions: bool = False) -> S
         regime=regime,
         shots=tuple(shots),
         k_shot=k_shot if k_shot in shots else shots[-1],
+        timings=tuple(finished_records(timings, allow_mixed_versions)) if timings else (),
     )
 
 

@@ -256,12 +256,19 @@ def _how_to_read(study: Study) -> list[str]:
         f"BERT: {_checkpoint(study)}. Beside what is named, a head on the BERT adapts "
         f"in every row; Trained counts the weights of both. {_settings(study)}",
         f"0 steps: the same weights at K = {study.k_shot} without adaptation. Adapt and Score: "
-        f"wall seconds of a test user at K = {study.k_shot}, means over users and seeds, to adapt "
+        f"wall seconds of a test user at K = {study.k_shot}, {_timed(study)}, to adapt "
         f"to the support and to score the {study.shortlist} candidates; GiB: peak resident memory "
         f"of a run’s process, training included, mean over seeds; {_machine(study)}.",
     ]
     rates = _chosen_rates(study)
     return [*notes, *([rates] if rates else [])]
+
+
+def _timed(study: Study) -> str:
+    if not study.timings:
+        return "means over users and seeds"
+    tasks = study.timings[0].config.evaluation.tasks
+    return f"means over {tasks} users in runs of their own, one at a time"
 
 
 def _chosen_rates(study: Study) -> str:

@@ -1,6 +1,7 @@
 """What of a BERT should adapt: tables, figure and small record of `experiments/what_to_adapt.py`.
 
-python -m metarec.report.what_to_adapt results/what_to_adapt --paper paper --readme README.md
+python -m metarec.report.what_to_adapt results/what_to_adapt results/what_to_adapt_seconds \
+      --paper paper --readme README.md
 """
 
 from __future__ import annotations
@@ -100,7 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description="Makes tables and figure of what of a BERT adapts, from records only.",
     )
     parser.add_argument(
-        "results", nargs="+", type=Path, help="folder of the experiment (results/what_to_adapt)"
+        "results",
+        nargs="+",
+        type=Path,
+        help="folders of the experiment: results/what_to_adapt, and results/what_to_adapt_seconds",
     )
     parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
     parser.add_argument(

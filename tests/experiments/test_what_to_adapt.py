@@ -74,6 +74,11 @@ def test_it_draws_tunes_runs_and_reports(
         if "lora" in record.learner:
             rate = record.config.learner.arguments["bert_inner_learning_rate"]
             assert trials[rate] == max(trials.values())
+    timed = load_records(results, "what_to_adapt_seconds")
+    assert {one.learner for one in timed} == {
+        one.learner for one in records if one.learner.startswith("bert")
+    }
+    assert all(one.config.learner.arguments["steps"] == 1 for one in timed)
     twins = {
         (one.config.learner.arguments["reads"], one.config.learner.arguments["adapted"]): {}
         for one in records
@@ -93,6 +98,7 @@ def test_it_draws_tunes_runs_and_reports(
     assert f"{best} draws the candidates" in printed
     table = (tmp_path / "paper" / "tables" / "what_to_adapt.md").read_text()
     assert "Chance" in table
+    assert "users in runs of their own, one at a time" in table
     assert (tmp_path / "paper" / "figures" / "what_to_adapt.png").stat().st_size > 1000
     assert json.loads((tmp_path / "paper" / "records" / "what_to_adapt.json").read_text())
 

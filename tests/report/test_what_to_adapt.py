@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from metarec.errors import RunError
 from metarec.evaluation.significance import holm
-from metarec.report.choices import choice_of, study_of
+from metarec.report.choices import ADAPT, MEMORY, SCORE, choice_of, study_of
 from metarec.report.choices_tables import choices_table, differences_table, meta_table
 from metarec.report.collect import results_of
 from metarec.report.labels import Variant
@@ -502,3 +503,28 @@ def test_a_table_of_latex_has_a_cell_for_each_column(plan):
     latex = choices_table(study_of(plan(seeds=(0,)))).to_latex()
     lines = [line for line in latex.splitlines() if line.endswith(r"\\") and "&" in line]
     assert {line.count(" & ") for line in lines} == {9}
+
+
+def test_seconds_of_runs_of_their_own_stand_in_place_of_those_of_the_others(plan):
+    records = plan(seeds=(0, 1))
+
+    def alone(record):
+        measured = measured_at(7.0, 9.0, 1)["seconds_per_task"]
+        return replace(
+            record,
+            config=replace(record.config, experiment="what_to_adapt_seconds"),
+            content={**record.content, "seconds_per_task": measured, "peak_memory_bytes": 1},
+        )
+
+    timings = [alone(one) for one in records if one.learner == "bert_maml_lora" and one.seed == 0]
+    study = study_of([*timings, *records])
+    assert len(study.results.records) == len(records)
+    costs = study.costs("bert_maml_lora")
+    assert (costs[ADAPT].mean, costs[SCORE].mean) == pytest.approx((7.0, 1.75))
+    assert costs[ADAPT].seeds == 1
+    # all else is that of the runs that were measured
+    without = study_of(records)
+    assert costs[MEMORY] == without.costs("bert_maml_lora")[MEMORY]
+    assert study.costs("bert_maml_head") == without.costs("bert_maml_head")
+    assert "one at a time" in choices_table(study).to_markdown()
+    assert "one at a time" not in choices_table(without).to_markdown()
