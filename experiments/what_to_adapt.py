@@ -95,14 +95,14 @@ class Plan:
         }
 
     def runs(self, retriever: RunConfig, rates: dict[str, float]) -> list[RunConfig]:
-        """The retriever by itself, then every choice, seed by seed."""
+        """The retriever by itself, then every choice: those at a time differ in their pairs."""
         own = self._run(self._tuned(retriever.learner.name))
         found = [self._with(own, retriever)]
         for reads in self.settings["reads"]:
             for adapted in self.settings["adapted"]:
                 for name in self.settings["learners"][reads]:
                     found.append(self._bert(name, adapted, retriever, **{RATE: rates[adapted]}))
-        return [one for seed in self.settings["seeds"] for one in at(found, seed)]
+        return [replace(one, seed=seed) for one in found for seed in self.settings["seeds"]]
 
     def timings(self, retriever: RunConfig, rates: dict[str, float]) -> list[RunConfig]:
         """Every choice on a few users at the first seed, almost untrained: its seconds."""

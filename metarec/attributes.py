@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float32, Int64
 
+from metarec.consumed import Ledger
 from metarec.splits import Split
 
 MOST_VALUES = 500
@@ -46,7 +47,7 @@ class Attributes:
         return self.values.shape[1]
 
 
-def build_attributes(split: Split) -> Attributes | None:
+def build_attributes(split: Split, ledger: Ledger | None = None) -> Attributes | None:
     """Finds the categorical columns of the item text and fits their vocabulary on meta-train.
 
     A column's texts are split at ", " and "|". It is categorical if the items of meta-train have at
@@ -56,12 +57,15 @@ def build_attributes(split: Split) -> Attributes | None:
 
     Args:
         split: whose `train` part tells the items of meta-train.
+        ledger: gets a note of these items; None for nowhere.
 
     Returns:
         The attributes of all items, values in alphabetical order; None if no column is categorical.
     """
     frame = split.dataset.item_text
     train = np.unique(split.dataset.items[split.rows("train")])
+    if ledger is not None:
+        ledger.indices("vocabulary", "items", train)
     names: list[str] = []
     blocks: list[np.ndarray] = []
     vocabulary: list[str] = []

@@ -170,6 +170,7 @@ def factorise(
             f"collaborative factors={factors} and iterations={iterations} must be at least 1, "
             f"regularisation={regularisation} and alpha={alpha} above 0"
         )
+    training.note("factors")
     ratings = training.feedback == "rating"
     centre = float(np.mean(training.labels, dtype=np.float64)) if ratings else 0.0
     base, weight = (0.0, 1.0) if ratings else (1.0, alpha)

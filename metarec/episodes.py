@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64, Shaped
 
+from metarec.consumed import Ledger
 from metarec.errors import EpisodeError
 from metarec.learner import Feedback, Support, TaskKind
 from metarec.splits import Split
@@ -147,6 +148,7 @@ class EpisodeSampler:
         negatives: share of the queries that are sampled uniformly from the known candidates that
             the task has no interaction with, with label 0. Must be 0 for rating feedback.
         seed: seed of the episodes.
+        ledger: gets a note of the interactions that are drawn from; None for nowhere.
 
     Raises:
         EpisodeError: if an argument is out of range or no task has enough interactions.
@@ -163,6 +165,7 @@ class EpisodeSampler:
         threshold: float | None = 4.0,
         negatives: float = 0.5,
         seed: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         self.least, self.most = (k_shot, k_shot) if isinstance(k_shot, int) else k_shot
         if not 0 <= self.least <= self.most:
@@ -189,6 +192,7 @@ class EpisodeSampler:
         self.feedback: Feedback = feedback
         self.query_size, self.task_batch, self.seed = query_size, task_batch, seed
         self._split, self._threshold, self._negative_share = split, threshold, negatives
+        self._ledger = ledger
         self.n_negatives = round(negatives * query_size)
         if negatives > 0:
             self.n_negatives = min(max(self.n_negatives, 1), query_size - 1)
@@ -206,6 +210,10 @@ class EpisodeSampler:
         # sorted, because of the order: membership of (task, candidate) is one binary search
         self._pairs = tasks[order].astype(np.int64) * self.n_candidates + self._candidates
         self.known = np.unique(candidates).astype(np.int32)
+        if ledger is not None:
+            fit = f"sampler of {task} tasks"
+            ledger.interactions(fit, task, tasks[order], self._candidates, self._labels)
+            ledger.indices(fit, "items" if task == "user" else "users", self.known)
         histories = np.diff(self._offsets)
         # one observed query at least has to be left beside the fewest shots
         self.tasks = np.flatnonzero(histories > self.least).astype(np.int32)
@@ -286,6 +294,7 @@ class EpisodeSampler:
             self._threshold,
             self._negative_share,
             self.seed,
+            self._ledger,
         )
 
     def _negatives(

@@ -315,6 +315,7 @@ def swapped(found: Factorisation, training: Training) -> Factorisation:
     Returns:
         Tasks are the candidates of `found`; candidates are its tasks, solved for once more.
     """
+    training.note("factors, swapped")
     counted = _counts(training.labels, training.feedback)
     by_task = Ragged.group(training.tasks[counted], np.flatnonzero(counted), training.n_tasks)
     known = np.flatnonzero(by_task.lengths)

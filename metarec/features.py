@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
 from metarec.attributes import Attributes
+from metarec.consumed import Ledger
 from metarec.episodes import labels_of
 from metarec.learner import Feedback, TaskKind
 from metarec.splits import Split
@@ -78,6 +79,7 @@ def build_features(
     kind: TaskKind,
     feedback: Feedback,
     threshold: float | None,
+    ledger: Ledger | None = None,
 ) -> Features:
     """Builds the features of a kind of task from text features and meta-train.
 
@@ -87,6 +89,7 @@ def build_features(
         kind: `user` or `item` tasks.
         feedback: what weighs an item in a profile: its rating, or 1 where it was liked.
         threshold: lowest rating that counts as liked.
+        ledger: gets a note of what makes the profiles; None for nowhere.
 
     Returns:
         The features.
@@ -98,9 +101,10 @@ def build_features(
     rows = split.rows("train")
     data = split.dataset
     weights = labels_of(data.ratings[rows], feedback, threshold)
-    matrix = csr_array(
-        (weights, (data.users[rows], data.items[rows])), shape=(data.n_users, data.n_items)
-    )
+    users, items = data.users[rows], data.items[rows]
+    if ledger is not None:
+        ledger.interactions("profiles", "user", users, items, weights)
+    matrix = csr_array((weights, (users, items)), shape=(data.n_users, data.n_items))
     total = np.asarray(matrix.sum(axis=1), dtype=np.float32).ravel()
     profiles = (matrix @ item_features) / np.maximum(total, 1e-6)[:, None]
     return Features(profiles.astype(np.float32), item_features, total)

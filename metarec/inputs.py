@@ -105,6 +105,7 @@ class Inputs:
         if not 0 <= cold_share <= 1:
             raise LearnerError(f"learner.cold_share={cold_share}: a share in [0, 1] is needed")
         features = require_features("a scorer", training)
+        training.note("normaliser")
         statistics = {
             "inputs.label": np.array(
                 [training.labels.mean(), max(float(training.labels.std()), 1e-6)], np.float32

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, runtime_chec
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
+from metarec.consumed import Ledger
 from metarec.errors import LearnerError
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ class Training:
         titles: what names each item in a sentence (index: item); empty where `texts` do.
         encoder: which BERT made vectors of the texts, and how; None if none did.
         log: what the fit saw at each look at meta-validation.
+        ledger: gets a note of every fit, for the audit.
     """
 
     kind: TaskKind
@@ -111,6 +113,12 @@ class Training:
     titles: tuple[str, ...] = ()
     encoder: EncoderSettings | None = None
     log: list[dict[str, float]] = field(default_factory=list)
+    ledger: Ledger = field(default_factory=Ledger)
+
+    def note(self, fit: str) -> None:
+        """Notes in the ledger that a fit consumes these interactions and known candidates."""
+        self.ledger.interactions(fit, self.kind, self.tasks, self.candidates, self.labels)
+        self.ledger.indices(fit, "items" if self.kind == "user" else "users", self.known)
 
 
 @runtime_checkable

@@ -82,6 +82,8 @@ LEARNERS: list[tuple[str, Callable[..., Learner], tuple[str, ...], tuple[str, ..
     ("ridge", baselines.Ridge, BOTH, ANY),
     ("ridge_popularity", lambda: baselines.Ridge(bias="popularity"), BOTH, ANY),
     ("predicted_popularity", baselines.PredictedPopularity, BOTH, ANY),
+    ("biased_mf", lambda: baselines.BiasedMF(factors=3), BOTH, ("rating",)),
+    ("biased_mf_mean", lambda: baselines.BiasedMF(factors=3, readout="mean"), BOTH, ("rating",)),
     ("transfer", of("transfer.Transfer", hidden_sizes=(8,), steps=5), BOTH, ANY),
     ("maml", of("maml.MAML", hidden_sizes=(8, 4), inner_learning_rate=0.1, steps=5), BOTH, ANY),
     ("maml_item", of("maml.MAML", hidden_sizes=(8,), scorer="mlp_item", steps=5), BOTH, ANY),

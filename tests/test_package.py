@@ -23,7 +23,7 @@ FRAMEWORKS = {"torch": {"torch"}, "jax": {"jax", "jaxlib", "flax", "optax"}}
 
 # Data moves down this list and never back up: a part imports from its own layer and those above it.
 LAYERS = (
-    {"errors", "writing"},
+    {"errors", "writing", "consumed"},
     {"data"},
     {"text"},
     {
@@ -44,6 +44,7 @@ LAYERS = (
     {"evaluation"},
     {"runs"},
     {"report"},
+    {"audit"},
 )
 
 # The name under which a distribution is imported, where it is another.

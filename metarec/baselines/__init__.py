@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metarec.baselines.als import ALS
     from metarec.baselines.bert_cosine import BertCosine
+    from metarec.baselines.biased_mf import BiasedMF
     from metarec.baselines.ease import EASE
     from metarec.baselines.item_mean import ItemMean
     from metarec.baselines.knn import ItemKNN
@@ -25,6 +26,7 @@ __all__ = [
     "ALS",
     "EASE",
     "BertCosine",
+    "BiasedMF",
     "ItemKNN",
     "ItemMean",
     "Popularity",
@@ -38,6 +40,7 @@ _MODULES = {
     "ALS": "als",
     "EASE": "ease",
     "BertCosine": "bert_cosine",
+    "BiasedMF": "biased_mf",
     "ItemKNN": "knn",
     "ItemMean": "item_mean",
     "Popularity": "popularity",

@@ -66,6 +66,7 @@ def fit_weights(
         return np.array([1.0, 0.0, 0.0])
     if centre == "task":
         return np.array([1.0, 0.0, 1.0])
+    training.note("centre")
     return np.array([1.0, -np.mean(training.labels, dtype=np.float64), 0.0])
 
 
@@ -87,6 +88,7 @@ def interactions(training: Training, weights: Float64[np.ndarray, " 3"] | None =
         training: whose interactions are meant.
         weights: coefficients from `fit_weights`; None to take labels as they are.
     """
+    training.note("matrix")
     present, row = np.unique(training.tasks, return_inverse=True)
     values = training.labels.astype(np.float64)
     if weights is not None:
@@ -135,6 +137,7 @@ def unpack(name: str, meta_parameters: MetaParameters) -> csr_array:
 
 def popularity(training: Training, of: str) -> Float32[np.ndarray, " n_candidates"]:
     """Counts the meta-train interactions of each candidate: all, or those labelled above 0."""
+    training.note("popularity")
     counted = training.candidates
     if of == "positives":
         counted = counted[training.labels > 0]
@@ -165,6 +168,7 @@ def shrunk_means(
     `(sum of labels + shrinkage * global mean) / (number + shrinkage)`; the global mean where a
     candidate is unknown.
     """
+    training.note("means")
     mean = float(np.mean(training.labels, dtype=np.float64))
     number = np.bincount(training.candidates, minlength=training.n_candidates)
     residual = np.bincount(

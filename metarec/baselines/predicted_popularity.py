@@ -56,6 +56,7 @@ class PredictedPopularity:
 
         self._features = require_features("PredictedPopularity", training)
         count = popularity(training, self.of)[training.known]
+        training.note("normaliser")
         rows = self._features.candidates[training.known].astype(np.float64)
         model = Ridge(alpha=self.regularisation, solver="cholesky")
         model.fit(rows, np.log1p(count.astype(np.float64)))

@@ -86,6 +86,7 @@ class Ridge:
     def fit(self, training: Training) -> MetaParameters:
         """Takes the biases of the candidates and the mean feature of the known ones."""
         self._features = require_features("Ridge", training)
+        training.note("normaliser")
         mean = self._features.candidates[training.known].mean(axis=0, dtype=np.float64)
         by_mean = training.feedback == "rating" or (
             training.feedback == "binary" and self.bias == "mean"

@@ -85,6 +85,7 @@ class TfidfCosine:
             dtype=np.float64,
         )
         try:
+            training.note("vocabulary of words")
             vectoriser.fit([training.texts[item] for item in training.known])
         except ValueError as error:
             raise LearnerError(

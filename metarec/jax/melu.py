@@ -84,6 +84,7 @@ class MeLU:
         """
         self.restore(training)
         side, method = self._known()
+        training.note("normaliser")
         label = [training.labels.mean(), max(float(training.labels.std()), 1e-6)]
         # means of 0 and scales of 1: what the scorer sees are the attributes themselves
         inputs = Inputs(

@@ -66,6 +66,7 @@ _LEARNERS: dict[str, tuple[str, str]] = {
     "item_knn": ("Collaborative", "Item-kNN"),
     "ease": ("Collaborative", "EASE^R"),
     "als": ("Collaborative", "ALS"),
+    "biased_mf": ("Collaborative", "Biased MF"),
     "tfidf_cosine": ("Content", "TF-IDF cosine"),
     "bert_cosine": ("Content", "BERT cosine"),
     "ridge": ("Content", "Ridge on BERT"),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from metarec.runs.config import (
+from metarec.runs.config import RunConfig
+from metarec.runs.run import run
+from metarec.runs.sections import (
     BackendConfig,
     DataConfig,
     EpisodeConfig,
     EvaluationConfig,
     LearnerConfig,
-    RunConfig,
+    ProtocolConfig,
     SplitConfig,
     TextConfig,
 )
-from metarec.runs.run import run
 from metarec.runs.store import Record, load_records
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "EpisodeConfig",
     "EvaluationConfig",
     "LearnerConfig",
+    "ProtocolConfig",
     "Record",
     "RunConfig",
     "SplitConfig",

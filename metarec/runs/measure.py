@@ -10,6 +10,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import pandas as pd
 
+from metarec.consumed import Ledger
 from metarec.episodes import Ragged
 from metarec.errors import ConfigError, did_you_mean
 from metarec.evaluation.episodes import EvaluationEpisodes, evaluation_episodes
@@ -18,11 +19,14 @@ from metarec.evaluation.metrics import LOWER_IS_BETTER
 from metarec.evaluation.rated import evaluate_rated, rated_episodes
 from metarec.evaluation.shortlist import Shortlist
 from metarec.learner import Learner, MetaParameters
-from metarec.runs.config import Part, RunConfig
+from metarec.runs.config import RunConfig
 from metarec.runs.retrieval import Retrieval
+from metarec.runs.sections import Part
 from metarec.splits import Split
 
 NDCG, RMSE = "catalogue/ndcg@10", "rated/rmse"
+LOOKS = "early stopping"
+"""What looks at meta-validation during a training, in the ledger."""
 
 _COLD = ("user_cold", "item_cold", "both_cold")
 
@@ -59,6 +63,8 @@ class Measurements:
             `score` its candidates, over the test tasks of all regimes at `episode.k_shot`; under
             `curve` likewise by K, as a string. Empty without test.
         selection: what tuning maximises; None without validation.
+        episodes: what names the episodes of each evaluation: `evaluation` (main or curve), `part`,
+            `regime`, `k_shot`, `tasks` (their number) and `key`.
     """
 
     per_task: pd.DataFrame = field(default_factory=pd.DataFrame)
@@ -68,6 +74,7 @@ class Measurements:
     counts: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
     seconds_per_task: dict[str, Any] = field(default_factory=dict)
     selection: float | None = None
+    episodes: list[dict[str, Any]] = field(default_factory=list)
 
 
 def measure_run(
@@ -89,22 +96,21 @@ def measure_run(
     measuring = _Measuring(config, learner, meta_parameters, split, retrieval, progress)
     result = Measurements()
     tested: list[Evaluation] = []
-    for part in config.evaluation.parts:
-        for regime in regimes_of(config):
-            episodes = _limited(config, draw(config, split, part, regime, config.episode.k_shot))
-            found = measuring.of("main", episodes)
-            for adapted, done in found.items():
-                target = result.metrics if adapted else result.without_adaptation
-                target.setdefault(part, {})[regime] = _numbers(done.summary()["mean"])
-            shortlist = retrieval.shortlist(episodes)
-            result.chance.setdefault(part, {})[regime] = (
-                _chance(episodes, cutoffs_of(config), shortlist)
-                if config.protocol is None
-                else _chance_of_rated(found[True])
-            )
-            result.counts.setdefault(part, {})[regime] = _counts(episodes, shortlist)
-            if part == "test":
-                tested.append(found[True])
+    for episodes in main_episodes(config, split):
+        part, regime = episodes.part, episodes.regime
+        found = measuring.of("main", episodes)
+        for adapted, done in found.items():
+            target = result.metrics if adapted else result.without_adaptation
+            target.setdefault(part, {})[regime] = _numbers(done.summary()["mean"])
+        shortlist = retrieval.shortlist(episodes)
+        result.chance.setdefault(part, {})[regime] = (
+            _chance(episodes, cutoffs_of(config), shortlist)
+            if config.protocol is None
+            else _chance_of_rated(found[True])
+        )
+        result.counts.setdefault(part, {})[regime] = _counts(episodes, shortlist)
+        if part == "test":
+            tested.append(found[True])
     if tested:
         by_shots: dict[str, list[Evaluation]] = {}
         for episodes in curve(config, split):
@@ -113,15 +119,16 @@ def measure_run(
         seconds = {shots: _seconds_per_task(found) for shots, found in by_shots.items()}
         result.seconds_per_task = {**_seconds_per_task(tested), "curve": seconds}
     result.per_task = pd.concat(measuring.frames, ignore_index=True)
+    result.episodes = measuring.episodes
     if "validation" in result.metrics:
         result.selection = _selection(config, learner, result.metrics["validation"])
     return result
 
 
 def validator(
-    config: RunConfig, learner: Learner, split: Split, retrieval: Retrieval
+    config: RunConfig, learner: Learner, split: Split, retrieval: Retrieval, ledger: Ledger
 ) -> Callable[[MetaParameters], float] | None:
-    """The look at meta-validation that stops a training early.
+    """The look at meta-validation that stops a training early; its episodes go into the ledger.
 
     Returns:
         A function from meta-parameters to the selection metric on `look_tasks` of a regime: the
@@ -131,14 +138,9 @@ def validator(
     """
     if len(split.rows("validation")) == 0:
         return None
-    episodes = {
-        regime: some_tasks(
-            draw(config, split, "validation", regime, config.episode.k_shot),
-            config.evaluation.look_tasks,
-            config.seed,
-        )
-        for regime in _selecting(config)
-    }
+    episodes = {one.regime: one for one in look_episodes(config, split)}
+    for one in episodes.values():
+        ledger.episodes(LOOKS, f"{one.part}/{one.regime}", len(one), one.key)
     # now, so that no retriever is fitted on the clock of the learner
     shortlists = {regime: retrieval.shortlist(one) for regime, one in episodes.items()}
     cutoffs = (10,) if config.protocol is None else config.evaluation.cutoffs
@@ -166,6 +168,20 @@ def cutoffs_of(config: RunConfig) -> tuple[int, ...]:
     if config.protocol is not None:
         return config.evaluation.cutoffs
     return tuple(sorted({*config.evaluation.cutoffs, 10}))
+
+
+def main_episodes(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
+    """The episodes of each part and regime at `episode.k_shot`."""
+    for part in config.evaluation.parts:
+        for regime in regimes_of(config):
+            yield _limited(config, draw(config, split, part, regime, config.episode.k_shot))
+
+
+def look_episodes(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
+    """The episodes of meta-validation that early stopping looks at."""
+    for regime in _selecting(config):
+        every = draw(config, split, "validation", regime, config.episode.k_shot)
+        yield some_tasks(every, config.evaluation.look_tasks, config.seed)
 
 
 def curve(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
@@ -248,6 +264,7 @@ class _Measuring:
 
     Attributes:
         frames: the rows of all evaluations that were asked for.
+        episodes: what names their episodes.
     """
 
     def __init__(
@@ -265,6 +282,7 @@ class _Measuring:
         if isinstance(learner, Adapting) and learner.adaptation:
             self.learners[False] = learner.without_adaptation()
         self.frames: list[pd.DataFrame] = []
+        self.episodes: list[dict[str, Any]] = []
         self._done: dict[str, dict[bool, Evaluation]] = {}
 
     def of(
@@ -273,6 +291,9 @@ class _Measuring:
         """The evaluation on some episodes by whether the learner adapts; keeps their rows."""
         every = kind == "main" or self.config.evaluation.curve_unadapted
         found = self._done.setdefault(episodes.key, {})
+        about = {"evaluation": kind, "part": episodes.part, "regime": episodes.regime}
+        named = {"k_shot": episodes.k_shot, "tasks": len(episodes), "key": episodes.key}
+        self.episodes.append(about | named)
         for adapted, learner in self.learners.items():
             if not adapted and not every:
                 continue

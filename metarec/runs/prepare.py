@@ -17,14 +17,16 @@ import numpy as np
 from jaxtyping import Float32
 
 from metarec.attributes import Attributes, build_attributes
+from metarec.consumed import Entry, Ledger
 from metarec.data import Dataset, load_dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import ConfigError, TextError
 from metarec.features import Features, build_features
 from metarec.learner import MetaParameters, Training
 from metarec.published_splits import melu, recbole_metarec
-from metarec.runs.config import BackendConfig, DataConfig, RunConfig, SplitConfig, TextConfig
+from metarec.runs.config import RunConfig
 from metarec.runs.resume import Checkpointer
+from metarec.runs.sections import BackendConfig, DataConfig, SplitConfig, TextConfig
 from metarec.splits import Split
 from metarec.text import (
     EncoderSettings,
@@ -51,6 +53,7 @@ class Materials:
         attributes: categorical attributes of the items, None where there are none.
         titles: what names each item in a sentence; empty where there are no titles.
         encoder: what made the features; None without features.
+        consumed: what vocabulary and profiles were fitted on.
     """
 
     split: Split
@@ -61,6 +64,7 @@ class Materials:
     attributes: Attributes | None = None
     titles: tuple[str, ...] = ()
     encoder: EncoderSettings | None = None
+    consumed: tuple[Entry, ...] = ()
 
     @property
     def dataset(self) -> Dataset:
@@ -85,10 +89,12 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     split = _once("split", split_key, lambda: _split(config, dataset))
     text_key = _key(data_key, config.text.template)
     texts = _once("texts", text_key, lambda: _render(config.text, dataset))
-    attributes = _once("attributes", split_key, lambda: build_attributes(split))
+    attributes, vocabulary = _once(
+        "attributes", split_key, lambda: _noted(lambda ledger: build_attributes(split, ledger))
+    )
     titles = _once("titles", data_key, lambda: _titles(dataset))
     if not needs_features:
-        return Materials(split, texts, checksum, None, "", attributes)
+        return Materials(split, texts, checksum, None, "", attributes, consumed=vocabulary)
     if not any(texts):
         raise TextError(
             f"data set {dataset.name!r} has no item text, which learner {config.learner.name!r} "
@@ -98,14 +104,18 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     encode_key = _key(text_key, config.text, config.backend.device)
     vectors, feature_key = _once("vectors", encode_key, lambda: _encode(config, texts, progress))
     episode = config.episode
-    features_key = _key(split_key, encode_key, episode.task, episode.feedback, episode.threshold)
-    features = _once(
+    settings = (episode.task, episode.feedback, episode.threshold)
+    features_key = _key(split_key, encode_key, *settings)
+    features, profiles = _once(
         "features",
         features_key,
-        lambda: build_features(split, vectors, episode.task, episode.feedback, episode.threshold),
+        lambda: _noted(lambda ledger: build_features(split, vectors, *settings, ledger)),
     )
     encoder = _once("encoder", encode_key, lambda: _settings(config.text))
-    return Materials(split, texts, checksum, features, feature_key, attributes, titles, encoder)
+    return Materials(
+        split, texts, checksum, features, feature_key, attributes, titles, encoder,
+        (*vocabulary, *profiles),
+    )  # fmt: skip
 
 
 def training_of(
@@ -114,8 +124,10 @@ def training_of(
     validate: Callable[[MetaParameters], float] | None,
     checkpointer: Checkpointer | None,
     progress: bool,
+    ledger: Ledger | None = None,
 ) -> Training:
-    """What the learner of a run may see when it fits."""
+    """What the learner of a run may see when it fits; all fits are noted in the ledger."""
+    ledger = Ledger(materials.consumed) if ledger is None else ledger
     episode, split, data = config.episode, materials.split, materials.dataset
     rows = split.rows("train")
     sides = (data.users[rows], data.items[rows])
@@ -132,6 +144,7 @@ def training_of(
         threshold=episode.threshold,
         negatives=episode.negatives,
         seed=config.seed,
+        ledger=ledger,
     )
     return Training(
         kind=episode.task,
@@ -152,6 +165,7 @@ def training_of(
         attributes=materials.attributes,
         titles=materials.titles,
         encoder=materials.encoder,
+        ledger=ledger,
     )
 
 
@@ -236,6 +250,12 @@ def _encode(
     encoder = make_encoder(config.text, config.backend)
     vectors = FeatureStore().features(texts, encoder, progress=progress)
     return vectors, feature_key_of(encoder.feature_key, texts)
+
+
+def _noted(make: Callable[[Ledger], Any]) -> tuple[Any, tuple[Entry, ...]]:
+    """What is made, and what that consumed: it stands in the record of each run that shares it."""
+    ledger = Ledger()
+    return make(ledger), ledger.entries
 
 
 _KEPT = 3

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 
+from metarec.consumed import Entry, Ledger
 from metarec.evaluation.episodes import EvaluationEpisodes
 from metarec.evaluation.shortlist import Shortlist, draw_shortlist
 from metarec.learner import Learner, MetaParameters
@@ -34,6 +36,12 @@ class Retrieval:
         self.config, self.materials, self.progress = config, materials, progress
         self._retriever = build_retriever(config)
         self._drawn: dict[str, Shortlist] = {}
+        self._ledger = Ledger()
+
+    @property
+    def consumed(self) -> tuple[Entry, ...]:
+        """What the fits of the retriever consumed; nothing if there is none."""
+        return tuple(replace(one, fit=f"retriever: {one.fit}") for one in self._ledger.entries)
 
     def shortlist(self, episodes: EvaluationEpisodes) -> Shortlist | None:
         """What the learner reranks in some episodes; None if it ranks the whole catalogue."""
@@ -56,5 +64,6 @@ class Retrieval:
     @cached_property
     def _fitted(self) -> MetaParameters:
         assert self._retriever is not None
-        training = training_of(self.config, self.materials, None, None, self.progress)
+        training = training_of(self.config, self.materials, None, None, self.progress, self._ledger)
+        training.note("learner")
         return self._retriever.fit(training)

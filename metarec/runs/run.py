@@ -7,9 +7,11 @@ import shutil
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from metarec.consumed import Ledger
 from metarec.learner import Learner, check_served
 from metarec.runs import environment
 from metarec.runs.config import RunConfig
@@ -101,8 +103,11 @@ def _run(
     if not resume:
         checkpointer.discard()
     retrieval = Retrieval(config, materials, progress)
-    validate = validator(config, learner, materials.split, retrieval) if learner.trained else None
-    training = training_of(config, materials, validate, checkpointer, progress)
+    ledger, validate = Ledger(materials.consumed), None
+    if learner.trained:
+        validate = validator(config, learner, materials.split, retrieval, ledger)
+    training = training_of(config, materials, validate, checkpointer, progress, ledger)
+    training.note("learner")
     start = time.perf_counter()
     meta_parameters = learner.fit(training)
     fitted = time.perf_counter()
@@ -115,6 +120,8 @@ def _run(
         "chance": measured.chance,
         "selection": measured.selection,
         "counts": measured.counts,
+        "consumed": [asdict(entry) for entry in (*ledger.entries, *retrieval.consumed)],
+        "episodes": measured.episodes,
         "seconds_per_task": measured.seconds_per_task,
         "log": [
             {name: value if math.isfinite(value) else None for name, value in entry.items()}

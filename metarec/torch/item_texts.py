@@ -66,6 +66,7 @@ class ItemTexts:
                 f"{name} adapts the BERT that made the features: give Training.encoder "
                 "(metarec.text.EncoderSettings)"
             )
+        training.note("scale")
         scale = float(training.labels.min()), float(training.labels.max())
         return cls(
             training.texts, training.titles, training.feedback, scale, training.encoder, features,

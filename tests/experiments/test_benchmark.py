@@ -123,3 +123,51 @@ def test_a_run_that_reranks_is_printed_with_what_was_drawn(
     assert "(5 drawn by ease)" in capsys.readouterr().out
     assert script("benchmark", *overrides, "evaluation.shortlist=0") == 1
     assert "evaluation.retriever=item_knn has nothing to draw" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["recbole_metarec", "tanp", "mamo"])
+def test_a_published_protocol_measures_what_a_task_rated_itself(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    shots = ["protocol.history=[8,100]", "protocol.support=5", "protocol.query=3"]
+    given = ["learner=item_mean", f"protocol={name}", "episode.order=random", *shots]
+    assert script("benchmark", *given) == 0
+    (record,) = load_records(tmp_path / "results", "benchmark")
+    assert record.config.protocol is not None
+    assert record.config.protocol.name == name
+    frame = record.per_task
+    assert (frame["n_query"] == 3).all()
+    assert not [column for column in frame if column.startswith("catalogue/")]
+    precision = f"best_rated/chance/precision@{record.config.evaluation.cutoffs[0]}"
+    for part in ("validation", "test"):
+        found, level = record.metrics[part]["user_cold"], record.chance[part]["user_cold"]
+        assert level[precision] == 1.0  # of three queries
+        own = frame[(frame["part"] == part) & frame["adapted"]]
+        assert found["rated/mae"] == pytest.approx(own["rated/mae"].mean())
+    selection = record.config.protocol.selection
+    sign = -1 if selection == "rated/mae" else 1
+    assert record.selection == sign * record.metrics["validation"]["user_cold"][selection]
+    printed = capsys.readouterr().out
+    assert f"test {selection}: user_cold" in printed
+    assert "catalogue" not in printed
+
+
+def test_a_published_protocol_trains_a_learner_and_stops_it_by_its_own_metric(
+    script: Script, tmp_path: Path
+) -> None:
+    given = ["learner=maml", "protocol=recbole_metarec", "protocol.history=[8,100]"]
+    small = ["learner.steps=4", "learner.validate_every=2", "learner.hidden_sizes=[4]"]
+    bert = ["text.checkpoint=minilm"]
+    assert script("benchmark", *given, *small, *bert, "protocol.query=3") == 0
+    (record,) = load_records(tmp_path / "results", "benchmark")
+    looks = [entry["validation"] for entry in record.log if "validation" in entry]
+    assert len(looks) == 3
+    assert all(0 <= look <= 1 for look in looks)
+    assert record.without_adaptation["test"]["user_cold"]["rated/mae"] is not None
+
+
+def test_a_protocol_without_its_published_files_says_what_is_missing(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("benchmark", "learner=item_mean", "protocol=melu") == 1
+    assert "give split.source=" in capsys.readouterr().out

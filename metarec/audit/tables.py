@@ -1,0 +1,218 @@
+"""Whether every figure in `paper/tables` follows from records, to the last digit."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import itertools
+import json
+import math
+import re
+import shlex
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from metarec.audit.finding import Finding, fails, undecided
+from metarec.report.speed_table import markdown, parity_table
+from metarec.report.table import MISSING, interval_text, number, p_text
+from metarec.report.tuning import read_tunings, tuning_table
+from metarec.runs.store import Record
+from metarec.runs.tuning_files import TUNING
+
+TABLES = "tables"
+_MODULES = {
+    "metarec.report": "metarec.report.__main__",
+    "metarec.report.what_to_adapt": "metarec.report.what_to_adapt",
+    "metarec.report.critical_difference": "metarec.report.critical_difference",
+}
+"""What makes tables from records, to the module whose `main` does it."""
+
+_MARKDOWN = re.compile(r"<sup>[^<]*</sup>|</?sub>|\*\*|\\")
+_LATEX = re.compile(r"\\textsuperscript\{[^}]*\}|\\(textbf|scriptsize|tiny|footnotesize)\b")
+_NUMBER = re.compile(r"−?\d*\.\d+")
+
+
+def check_tables(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
+    """Makes the tables of a paper again and compares them byte by byte.
+
+    Where the records behind a table are not at hand, its figures are compared with the small record
+    of its name: each has to be printed as that says.
+
+    Args:
+        paper: folder whose `tables/` and `records/` are checked.
+        records: all that are at hand, failed ones included.
+    """
+    explained: set[str] = set()
+    made = itertools.chain(
+        _of_records(paper, records), _of_tunings(paper), _of_speed(paper, records)
+    )
+    for finding in made:
+        explained.add(finding.what)
+        yield finding
+    for table in sorted((paper / "tables").glob("*.*")):
+        if table.name in explained:
+            continue
+        yield _printed(table, paper / "records" / f"{table.stem}.json")
+
+
+def _of_records(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
+    """The tables whose records are at hand, and their small records."""
+    folders = {record.path.parent.name: record.path.parent for record in records}
+    here = {(record.path.parent.name, record.path.name) for record in records}
+    commands: dict[str, set[tuple[str, str]]] = {}
+    for file in sorted((paper / "records").glob("*.json")):
+        small = json.loads(file.read_text(encoding="utf-8"))
+        for source in small.get("sources", []) if isinstance(small, dict) else []:
+            names = [*itertools.chain(*source["runs"].values()), *source["failed"]]
+            needed = commands.setdefault(source["command"], set())
+            experiments = [Path(one).name for one in _folders_of(source["command"])]
+            for name in names:
+                own = [one for one in experiments if (one, name) in here] or experiments[:1]
+                needed.add((own[0], name))
+    for command, needed in commands.items():
+        words = shlex.split(command)[2:]
+        if words[0] in _MODULES and needed <= here:
+            yield from _rebuilt(paper, words, folders)
+
+
+def _folders_of(command: str) -> list[str]:
+    """The folders of records that the command of a small record names."""
+    words = shlex.split(command)[3:]
+    return list(itertools.takewhile(lambda word: not word.startswith("--"), words))
+
+
+def _rebuilt(paper: Path, words: Sequence[str], folders: Mapping[str, Path]) -> Iterator[Finding]:
+    """Runs the command of a small record again and compares all that it writes."""
+    named = {word: folders[Path(word).name] for word in words[1:] if Path(word).name in folders}
+    module = importlib.import_module(_MODULES[words[0]])
+    command = " ".join(["python -m", *words])
+    with tempfile.TemporaryDirectory() as temporary:
+        arguments = [str(named.get(word, word)) for word in words[1:]]
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            status = module.main([*arguments, "--paper", temporary])
+        if status:
+            last = (said.getvalue().strip().splitlines() or ["no message"])[-1]
+            yield fails(TABLES, command, f"the tables cannot be made again: {last}")
+            return
+        for folder in ("tables", "records"):
+            for file in sorted(Path(temporary, folder).glob("*.*")):
+                # the records may lie elsewhere than when the table was made
+                text = file.read_text(encoding="utf-8")
+                for word, path in named.items():
+                    text = text.replace("/".join((path / "run").parts[-3:-1]), word)
+                yield _compared(paper / folder / file.name, text)
+
+
+def _of_tunings(paper: Path) -> Iterator[Finding]:
+    """The tables of tuning, which are made of small records alone."""
+    for folder in sorted(path for path in (paper / TUNING).glob("*") if path.is_dir()):
+        table = tuning_table(read_tunings(paper, folder.name), folder.name)
+        yield _compared(paper / "tables" / f"{table.name}.md", table.to_markdown())
+        yield _compared(paper / "tables" / f"{table.name}.tex", table.to_latex())
+
+
+def _of_speed(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
+    """The tables of speed: that of parity is made of the small record, the other of all timings."""
+    small = paper / "records" / "speed.json"
+    if not small.is_file():
+        return
+    content = json.loads(small.read_text(encoding="utf-8"))
+    yield _compared(paper / "tables" / "parity.md", parity_table(content))
+    for root in sorted({record.path.parent.parent for record in records}):
+        rows, details = root / "speed.json", root / "speed_details.json"
+        if rows.is_file() and details.is_file():
+            read = [json.loads(file.read_text(encoding="utf-8")) for file in (rows, details)]
+            yield _compared(paper / "tables" / "speed.md", markdown(*read))
+
+
+def _compared(file: Path, expected: str) -> Finding:
+    if not file.is_file():
+        return fails(TABLES, file.name, f"is not in {file.parent.name}/, but its records are here")
+    lines = file.read_text(encoding="utf-8").splitlines(), expected.splitlines()
+    for place, (found, made) in enumerate(itertools.zip_longest(*lines, fillvalue=""), start=1):
+        if found != made:
+            at = next(
+                (
+                    at
+                    for at, (one, other) in enumerate(zip(found, made, strict=False))
+                    if one != other
+                ),
+                min(len(found), len(made)),
+            )
+            cut = slice(max(0, at - 20), at + 20)
+            return fails(
+                TABLES,
+                file.name,
+                f"line {place} is not what the records give: {found[cut]!r}, not {made[cut]!r}",
+            )
+    return Finding(TABLES, file.name)
+
+
+def _printed(table: Path, record: Path) -> Finding:
+    """Whether a table prints the numbers of its small record, cell by cell."""
+    what = table.name
+    small = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
+    if not isinstance(small, dict) or "columns" not in small:
+        return undecided(TABLES, what, "what it was made of is not at hand")
+    rows = [dict(zip(small["columns"], row, strict=True)) for row in small["rows"]]
+    following, tests = 0, list[str]()
+    for label, *cells in _lines_of(table):
+        for text in cells:
+            if text in ("", MISSING):
+                continue
+            if following < len(rows) and _agrees(text, rows[following]):
+                tests = _tests_of(rows[following])
+                following += 1
+            elif text not in tests:
+                told = _cell_of(rows[following]) if following < len(rows) else "nothing more"
+                problem = f"{label}: prints {text}, but {record.name} says {told}"
+                return fails(TABLES, what, problem)
+    if following < len(rows):
+        return fails(TABLES, what, f"prints {following} of the {len(rows)} rows of {record.name}")
+    return Finding(TABLES, what)
+
+
+def _lines_of(table: Path) -> Iterator[list[str]]:
+    """The cells of each row of a table, Markdown or LaTeX, as plain text."""
+    text = table.read_text(encoding="utf-8")
+    if table.suffix == ".md":
+        for line in [line for line in text.splitlines() if line.startswith("|")][2:]:
+            yield [_MARKDOWN.sub("", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+        return
+    body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
+    for line in body.splitlines():
+        if " & " in line:
+            line = _LATEX.sub("", line.removesuffix(r" \\").replace("~", "\N{NO-BREAK SPACE}"))
+            cells = line.replace("$-$", "−").replace("--", MISSING).replace("$", "").split(" & ")
+            yield [cell.replace("{", "").replace("}", "").strip() for cell in cells]
+
+
+def _agrees(text: str, row: Mapping[str, Any]) -> bool:
+    """Whether a cell prints a row: its mean, and its interval where it has one."""
+    values = [row[name] for name in ("mean", "low", "high") if row[name] is not None]
+    printed = _NUMBER.findall(text.replace("+", ""))
+    if len(printed) != len(values):
+        return False
+    # the row has six digits: where they end in a 5, the table may have rounded either way
+    return all(
+        one in {number(value * scale) for scale in (1 - 1e-6, 1, 1 + 1e-6)}
+        for one, value in zip(printed, values, strict=True)
+    )
+
+
+def _cell_of(row: Mapping[str, Any]) -> str:
+    low, high = (math.nan if row[name] is None else row[name] for name in ("low", "high"))
+    return f"{number(row['mean'])} {interval_text(low, high)}".strip()
+
+
+def _tests_of(row: Mapping[str, Any]) -> list[str]:
+    """What may stand in the cells after a difference: its test."""
+    tests = [] if row["p_holm"] is None else [p_text(row["p_holm"])]
+    if row.get("effect") is not None:
+        counts = f"{row['wins']}/{row['ties']}/{row['losses']}"
+        tests += [number(row["effect"], signed=True), counts]
+    return tests

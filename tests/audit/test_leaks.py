@@ -1,0 +1,270 @@
+"""Each leak is planted in the code that runs, and is to be named by the audit afterwards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from audit_helpers import leaking
+
+from metarec.audit import audit
+from metarec.baselines import popularity as popularity_module
+from metarec.episodes import EpisodeSampler, Ragged, labels_of
+from metarec.errors import RunError
+from metarec.evaluation.episodes import EvaluationEpisodes, evaluation_episodes
+from metarec.features import Features
+from metarec.inputs import Inputs
+from metarec.learner import MetaParameters, Training
+from metarec.runs import Record, measure, prepare
+from metarec.splits import Split
+
+Ran = Callable[..., Record]
+Problems = Callable[..., dict[str, str]]
+FITS, QUERIES = "what the fits consumed", "query sets"
+
+
+@pytest.mark.parametrize(
+    ("target", "sections"),
+    [
+        ("metarec.baselines.Popularity", {}),
+        ("metarec.baselines.Popularity", {"episode": {"task": "item"}}),
+        ("metarec.baselines.ItemMean", {"episode": {"feedback": "rating", "negatives": 0}}),
+        ("metarec.baselines.EASE", {"episode": {"feedback": "implicit"}}),
+        ("fake_learners.Walk", {}),
+        ("fake_learners.Walk", {"evaluation": {"tasks": 5, "look_tasks": 4}}),
+    ],
+)
+def test_a_clean_run_passes(
+    target: str, sections: dict[str, Any], ran: Ran, problems: Problems
+) -> None:
+    record = ran(target, **sections)
+    assert problems() == {}
+    fits = {entry["fit"] for entry in record.content["consumed"]}
+    assert {"learner", "vocabulary"} <= fits
+    assert ("early stopping" in fits) == (target == "fake_learners.Walk")
+
+
+def test_what_runs_share_stands_in_the_record_of_each(ran: Ran) -> None:
+    first, second = ran(), ran(seed=1)
+    for record in (first, second):
+        (entry,) = [one for one in record.content["consumed"] if one["fit"] == "vocabulary"]
+        assert entry["what"] == "items"
+
+
+def test_a_retriever_notes_its_fits_too(ran: Ran, problems: Problems) -> None:
+    retriever = {"name": "ease", "_target_": "metarec.baselines.EASE"}
+    record = ran(evaluation={"shortlist": 5, "retriever": retriever})
+    assert "retriever: matrix" in {one["fit"] for one in record.content["consumed"]}
+    assert problems() == {}
+
+
+def test_a_sampler_that_draws_from_all_of_the_data(
+    ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sampler(split: Split, **arguments: Any) -> EpisodeSampler:
+        return EpisodeSampler(leaking(split), **arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "EpisodeSampler", sampler)
+        ran("fake_learners.Walk")
+    told = problems()[FITS]
+    assert "sampler of user tasks: consumed the interactions of all of the data" in told
+
+
+def test_a_popularity_that_counts_all_of_the_data(
+    ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = popularity_module.popularity
+
+    def over_everything(training: Training, of: str) -> np.ndarray:
+        data = training.sampler._split.dataset
+        labels = labels_of(data.ratings, training.feedback, 4.0)
+        return count(replace(training, tasks=data.users, candidates=data.items, labels=labels), of)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(popularity_module, "popularity", over_everything)
+        ran()
+    told = problems()[FITS]
+    assert "popularity: consumed the interactions of all of the data, not those of train" in told
+    assert "learner: " not in told
+
+
+@pytest.mark.parametrize("what", ["items", "interactions"])
+def test_a_normaliser_that_is_fitted_on_what_is_cold(
+    what: str, ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch, fakes: Any
+) -> None:
+    def fit(self: Any, training: Training) -> MetaParameters:
+        data = training.sampler._split.dataset
+        seen = replace(training, features=Features(np.eye(training.n_candidates, dtype=np.float32)))
+        if what == "items":
+            seen = replace(seen, known=np.arange(training.n_candidates, dtype=np.int32))
+        else:
+            labels = labels_of(data.ratings, training.feedback, 4.0)
+            seen = replace(seen, tasks=data.users, candidates=data.items, labels=labels)
+        Inputs.fit(seen)
+        return {"scores": np.zeros(training.n_candidates, np.float32)}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fakes.Walk, "fit", fit)
+        ran("fake_learners.Walk")
+    assert f"normaliser: consumed the {what} of all of the data" in problems()[FITS]
+
+
+def test_a_vocabulary_of_all_items(
+    ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = prepare.build_attributes
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            prepare, "build_attributes", lambda split, ledger: build(leaking(split), ledger)
+        )
+        ran()
+    assert "vocabulary: consumed the items of all of the data" in problems()[FITS]
+
+
+def test_an_early_stopping_that_looks_at_test(
+    ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = measure.draw
+
+    def of_test(config: Any, split: Any, part: Any, *others: Any) -> EvaluationEpisodes:
+        return draw(config, split, "test", *others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "draw", of_test)
+        ran("fake_learners.Walk", evaluation={"parts": ["test"], "curve_regimes": []})
+    told = problems()
+    assert "early stopping: looked at test/user_cold, which is not validation" in told[FITS]
+    assert QUERIES not in told
+
+
+def test_an_early_stopping_that_calls_test_validation(
+    ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = measure.look_episodes
+
+    def disguised(config: Any, split: Any) -> Any:
+        for one in look(config, split):
+            test = measure.draw(config, split, "test", one.regime, one.k_shot)
+            yield replace(test, part="validation")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "look_episodes", disguised)
+        ran("fake_learners.Walk")
+    assert "looked at other episodes of validation/user_cold" in problems()[FITS]
+
+
+def test_a_query_set_that_contains_train(
+    ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leak stays where it is while the audit draws again: its own checks have to see it."""
+    monkeypatch.setattr(measure, "evaluation_episodes", with_train)
+    ran()
+    told = problems()[QUERIES]
+    assert "test/warm, K=3: 1 queries are interactions of train" in told
+
+
+def test_a_query_set_that_is_not_what_the_data_give(
+    ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(measure, "evaluation_episodes", with_train)
+        ran()
+    told = problems()[QUERIES]
+    assert "main test/warm, K=3: the query sets are not those that the data give" in told
+    assert "user_cold" not in told
+
+
+def with_train(split: Split, part: str, regime: str, **settings: Any) -> EvaluationEpisodes:
+    """Episodes whose first query of `warm` is exchanged for an interaction of train."""
+    episodes = evaluation_episodes(split, part, regime, **settings)  # type: ignore[arg-type]
+    if regime != "warm":
+        return episodes
+    data, query = split.dataset, episodes.query.values.copy()
+    rows = split.rows("train")
+    own = rows[data.users[rows] == episodes.tasks[0]]
+    free = np.setdiff1d(data.items[own], episodes.support.candidates[0])
+    query[0] = np.searchsorted(episodes.candidates, free[0])
+    row = own[data.items[own] == free[0]]
+    ratings = episodes.query_ratings.values.copy()
+    ratings[0] = data.ratings[row][0]
+    return replace(
+        episodes,
+        query=Ragged(episodes.query.offsets, query),
+        query_ratings=Ragged(episodes.query_ratings.offsets, ratings),
+        # evaluate refuses a query that is left out; a leak would have mended that too
+        excluded=without_first(episodes, int(query[0])),
+    )
+
+
+def without_first(episodes: EvaluationEpisodes, position: int) -> Ragged:
+    """The positions left out, but for one of the first task."""
+    numbers, values = episodes.excluded.pairs()
+    kept = ~((numbers == 0) & (values == position))
+    return Ragged.group(numbers[kept], values[kept], len(episodes))
+
+
+def test_results_of_other_tasks(ran: Ran, problems: Problems) -> None:
+    record = ran()
+    frame = record.per_task
+    frame.loc[0, "n_query"] += 1
+    frame.to_parquet(record.path / "per_task.parquet", index=False)
+    assert "tasks or queries are not those of the data" in problems()[QUERIES]
+
+
+@pytest.mark.parametrize("where", ["catalogue/ndcg@10", "rated/ndcg@5"])
+def test_a_mean_that_was_edited(where: str, ran: Ran, problems: Problems) -> None:
+    record = ran()
+    metrics = record.content["metrics"]["test"]["user_cold"]
+    metrics[where] = float(np.nextafter(metrics[where], 1))
+    (record.path / "record.json").write_text(json.dumps(record.content))
+    told = problems()["means of the record"]
+    assert f"test/user_cold, {where}: the record says {metrics[where]}" in told
+
+
+def test_a_selection_that_is_not_that_of_validation(ran: Ran, problems: Problems) -> None:
+    record = ran()
+    content = {**record.content, "selection": record.selection + 0.01}
+    (record.path / "record.json").write_text(json.dumps(content))
+    assert f"the record says {content['selection']}" in problems()["selection"]
+
+
+def test_a_trial_that_measures_test(ran: Ran, problems: Problems) -> None:
+    ran(experiment="tuning")
+    assert "a trial of tuning measured test and validation" in problems()["trials"]
+
+
+def test_an_old_record_fails_unless_that_is_allowed(ran: Ran, problems: Problems) -> None:
+    record = ran()
+    old = {name: value for name, value in record.content.items()}
+    del old["consumed"], old["episodes"]
+    (record.path / "record.json").write_text(json.dumps(old))
+    assert "older than the audit" in problems()[FITS]
+    assert problems(allow_old=True) == {}
+
+
+def test_a_fit_that_notes_nothing(ran: Ran, problems: Problems) -> None:
+    record = ran()
+    content = {**record.content, "consumed": []}
+    (record.path / "record.json").write_text(json.dumps(content))
+    assert "learner: the record does not say what it consumed" in problems()[FITS]
+
+
+def test_other_data_than_those_of_the_run(ran: Ran, problems: Problems, tmp_path: Path) -> None:
+    ran()
+    lines = (tmp_path / "interactions.csv").read_text().splitlines()
+    (tmp_path / "interactions.csv").write_text("\n".join(lines[:-1]) + "\n")
+    assert "give its folder: --folder csv=" in problems()["data"]
+
+
+def test_nothing_to_audit_is_an_error(results: Path) -> None:
+    with pytest.raises(RunError, match="no results in"):
+        audit([results])
+    results.mkdir()
+    with pytest.raises(RunError, match=r"no finished record to audit in .*make paper"):
+        audit([results])
