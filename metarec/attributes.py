@@ -1,4 +1,4 @@
-"""Categorical attributes of items, such as genres: multi-hot columns with a fitted vocabulary."""
+"""What columns say of items: categories such as genres, and entities such as people or brands."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ MOST_VALUES = 500
 LEAST_REPEATS = 2
 """A column whose values occur on fewer items than this on average is not categorical."""
 
+LEAST_RECURRING = 1.3
+"""A column whose values occur on fewer items than this on average is free text."""
+
 _SEPARATOR = re.compile(r", |\|")
+_QUALIFIER = re.compile(r"\s*\([^()]*\)?$")
 _YEAR = re.compile(r"(1[5-9]|20)\d\d")
 
 
@@ -47,6 +51,23 @@ class Attributes:
         return self.values.shape[1]
 
 
+@dataclass(frozen=True)
+class Entities:
+    """A column of entities that several items share, such as directors, authors or brands.
+
+    Args:
+        name: of the column.
+        items: [n] item of each entry, ascending.
+        values: [n] entity of each entry.
+        size: number of entities.
+    """
+
+    name: str
+    items: Int64[np.ndarray, " n"]
+    values: Int64[np.ndarray, " n"]
+    size: int
+
+
 def build_attributes(split: Split, ledger: Ledger | None = None) -> Attributes | None:
     """Finds the categorical columns of the item text and fits their vocabulary on meta-train.
 
@@ -73,7 +94,7 @@ def build_attributes(split: Split, ledger: Ledger | None = None) -> Attributes |
     for name in frame.columns:
         lists = _lists(frame[name].tolist())
         counts = Counter(value for item in train for value in lists[item])
-        if not 0 < len(counts) <= MOST_VALUES or counts.total() < LEAST_REPEATS * len(counts):
+        if not _categorical(counts):
             continue
         known = sorted(counts)
         place = {value: number for number, value in enumerate(known)}
@@ -93,10 +114,59 @@ def build_attributes(split: Split, ledger: Ledger | None = None) -> Attributes |
     return Attributes(tuple(names), values, offsets, tuple(vocabulary), unseen)
 
 
-def _lists(texts: list[str | None]) -> list[list[str]]:
-    """The distinct values of each item, years as decades."""
+def build_entities(split: Split, ledger: Ledger | None = None) -> tuple[Entities, ...]:
+    """Finds the columns whose values are too many to be categories but recur: people, brands.
+
+    A column's texts are split as by `build_attributes`, and what stands in parentheses at the end
+    of a value, such as a person's part in a film, is left out. The column is one of entities if it
+    is not categorical and its values stand on `LEAST_RECURRING` items of meta-train or more on
+    average, those that stand once included: titles and descriptions do not.
+
+    Args:
+        split: whose `train` part tells the items of meta-train.
+        ledger: gets a note of these items; None for nowhere.
+
+    Returns:
+        The entities of all items, those of no item of meta-train left out.
+    """
+    frame = split.dataset.item_text
+    train = np.unique(split.dataset.items[split.rows("train")])
+    if ledger is not None:
+        ledger.indices("entities", "items", train)
+    found = []
+    for name in frame.columns:
+        lists = _lists(frame[name].tolist(), dropped=_QUALIFIER)
+        counts = Counter(value for item in train for value in lists[item])
+        if not counts or _categorical(counts) or counts.total() < LEAST_RECURRING * len(counts):
+            continue
+        place = {value: number for number, value in enumerate(sorted(counts))}
+        rows = [[place[value] for value in own if value in place] for own in lists]
+        found.append(
+            Entities(
+                str(name),
+                np.repeat(np.arange(len(rows)), [len(row) for row in rows]).astype(np.int64),
+                np.array([value for row in rows for value in row], np.int64),
+                len(place),
+            )
+        )
+    return tuple(found)
+
+
+def _categorical(counts: Counter[str]) -> bool:
+    return 0 < len(counts) <= MOST_VALUES and counts.total() >= LEAST_REPEATS * len(counts)
+
+
+def _lists(texts: list[str | None], dropped: re.Pattern[str] | None = None) -> list[list[str]]:
+    """The distinct values of each item, years as decades; without what matches `dropped`."""
+
+    def values_of(text: str) -> list[str]:
+        values = (value.strip() for value in _SEPARATOR.split(text))
+        if dropped is not None:
+            values = (dropped.sub("", value) for value in values)
+        return sorted({value for value in values if value})
+
     lists = [
-        sorted({value.strip() for value in _SEPARATOR.split(str(text)) if value.strip()})
+        values_of(str(text))
         if text is not None and text == text  # a missing text may be NaN
         else []
         for text in texts

@@ -17,7 +17,7 @@ from metarec.consumed import Ledger
 from metarec.errors import LearnerError
 
 if TYPE_CHECKING:
-    from metarec.attributes import Attributes
+    from metarec.attributes import Attributes, Entities
     from metarec.episodes import EpisodeSampler
     from metarec.features import Features
     from metarec.runs.resume import Checkpointer
@@ -88,6 +88,7 @@ class Training:
         progress: whether to show progress bars.
         attributes: categorical attributes of each item (index: item), whatever the kind of task;
             None where the data set has none.
+        entities: columns of entities of each item, such as people; empty where there are none.
         titles: what names each item in a sentence (index: item); empty where `texts` do.
         encoder: which BERT made vectors of the texts, and how; None if none did.
         log: what the fit saw at each look at meta-validation.
@@ -110,6 +111,7 @@ class Training:
     seed: int = 0
     progress: bool = False
     attributes: Attributes | None = None
+    entities: tuple[Entities, ...] = ()
     titles: tuple[str, ...] = ()
     encoder: EncoderSettings | None = None
     log: list[dict[str, float]] = field(default_factory=list)

@@ -137,6 +137,22 @@ LEARNERS: list[tuple[str, Callable[..., Learner], tuple[str, ...], tuple[str, ..
     ("dropoutnet_labels", of("dropoutnet.DropoutNet", target="labels", steps=5), BOTH, ANY),
     ("cvar", of("cvar.CVAR", hidden_sizes=(8,), embedding_size=4, steps=5), BOTH, ANY),
     ("gar", of("gar.GAR", hidden_sizes=(8,), embedding_size=4, steps=5), BOTH, ANY),
+    (
+        "hybrid",
+        of(
+            "hybrid.Hybrid",
+            embedding_size=4,
+            hidden_size=6,
+            tower_size=5,
+            task_batch=4,
+            pseudo_cold=5,
+            warm_steps=5,
+            steps=5,
+            knn_shrinkage=1.0,
+        ),
+        ("user",),
+        ("binary", "implicit"),
+    ),
     ("melu", of("melu.MeLU", hidden_sizes=(8, 4), embedding_size=3, steps=5), ("user",), ANY),
     ("prototypical", of("prototypical.Prototypical", embedding_size=4, steps=5), BOTH, ANY),
     (

@@ -10,6 +10,7 @@ import pandas as pd
 
 from metarec.audit.finding import Finding, fails
 from metarec.evaluation.metrics import LOWER_IS_BETTER
+from metarec.runs.measure import shots_of
 from metarec.runs.store import Record
 
 MEANS = "means of the record"
@@ -29,6 +30,7 @@ def check_means(record: Record) -> Iterator[Finding]:
         for part, regimes in found.items():
             for regime, metrics in regimes.items():
                 own = (frame["part"] == part) & (frame["regime"] == regime)
+                own &= frame["k_shot"].isin(_shots(record, regime))
                 here = frame[own & (frame["adapted"] == adapted)]
                 for metric, value in metrics.items():
                     expected = _mean(here, metric)
@@ -62,6 +64,13 @@ def check_selection(record: Record) -> Iterator[Finding]:
         yield fails(SELECTION, name, problem)
 
 
+def _shots(record: Record, regime: str) -> list[int]:
+    """The shots of the means in a record; those of a protocol are what its tasks have."""
+    if record.config.protocol is not None:
+        return [int(k_shot) for k_shot in record.per_task["k_shot"].unique()]
+    return [shots_of(record.config, regime)[0]]
+
+
 _UNKNOWN = object()
 
 
@@ -89,7 +98,10 @@ def _selections(record: Record) -> list[float | None]:
     config = record.config
     frame = record.per_task
     own = (frame["evaluation"] == "main") & (frame["part"] == "validation") & frame["adapted"]
-    by_regime = {str(name): here for name, here in frame[own].groupby("regime")}
+    by_regime = {
+        str(name): here[here["k_shot"].isin(_shots(record, str(name)))]
+        for name, here in frame[own].groupby("regime")
+    }
     if config.protocol is not None:
         column = config.protocol.selection
         sign = -1 if column.partition("/")[2] in LOWER_IS_BETTER else 1

@@ -27,6 +27,7 @@ _MODULES = {
     "metarec.report": "metarec.report.__main__",
     "metarec.report.what_to_adapt": "metarec.report.what_to_adapt",
     "metarec.report.critical_difference": "metarec.report.critical_difference",
+    "metarec.report.sweeps": "metarec.report.sweeps",
 }
 """What makes tables from records, to the module whose `main` does it."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
@@ -110,25 +110,22 @@ class ItemKNN:
     ) -> Float32[np.ndarray, "tasks c"]:
         """Returns [T, C] weighted sums of similarities; unknown candidates score 0."""
         folded, meta = fast_weights.shots, fast_weights.meta_parameters
-        matrix = unpack("by_task", meta)
-        columns = unpack("by_candidate", meta)
         voters = np.unique(folded.indices).astype(np.int32)
         scores = np.zeros((folded.shape[0], len(candidates)))
         votes = folded.tocsc()
         for start in range(0, len(voters), _BLOCK):
             block = voters[start : start + _BLOCK]
-            similarity = self._similarity(block, matrix, columns, meta["lengths"])
+            similarity = self.similarities(meta, block)
             scores += votes[:, block].tocsr() @ similarity[:, candidates]
         return with_prior(scores, np.diff(folded.indptr) > 0, meta["prior"][candidates])
 
-    def _similarity(
-        self,
-        block: Int32[np.ndarray, " b"],
-        matrix: Any,
-        columns: Any,
-        lengths: Float64[np.ndarray, " n_candidates"],
+    def similarities(
+        self, meta_parameters: MetaParameters, block: Int32[np.ndarray, " b"]
     ) -> Float64[np.ndarray, "b n_candidates"]:
-        dots = (columns[block] @ matrix).toarray()
+        """[b, n_candidates] similarities of some candidates to all; 0 beyond the neighbours."""
+        lengths = meta_parameters["lengths"]
+        columns = unpack("by_candidate", meta_parameters)
+        dots = (columns[block] @ unpack("by_task", meta_parameters)).toarray()
         scale = lengths[block][:, None] * lengths[None, :] + self.shrinkage
         similarity = np.where(scale > 0, dots / np.where(scale > 0, scale, 1), 0)
         similarity[np.arange(len(block)), block] = 0

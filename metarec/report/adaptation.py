@@ -61,10 +61,10 @@ class Gain:
         return self.significant and self.estimate.mean > 0
 
 
-def gains_of(results: Results) -> list[Gain]:
+def gains_of(results: Results, part: str = "validation") -> list[Gain]:
     """The gain of every learner that was measured without adaptation too, regime by regime.
 
-    The tasks are those of validation, so that looking at them costs the test nothing.
+    The tasks are those of validation by default, so that looking at them costs the test nothing.
     """
     kind, k_shot = results.config.episode.task, results.config.episode.k_shot
     pairs = [
@@ -76,7 +76,7 @@ def gains_of(results: Results) -> list[Gain]:
     for regime in regimes_of(results):
         head = "Item tasks" if kind == "item" else regime_label(regime)
         column = Column(head, PRIMARY, regime, k_shot)
-        values = results.select(PRIMARY, "validation", regime, k_shot)
+        values = results.select(PRIMARY, part, regime, k_shot)
         found = {
             variant: difference
             for variant, unadapted in pairs

@@ -228,6 +228,9 @@ def _record_key(record: Record) -> tuple[str, int, str]:
 
 def _per_task(record: Record) -> pd.DataFrame:
     frame: pd.DataFrame = record.per_task
+    if record.config.protocol is not None:
+        # a task ranked its own queries, all of which count by their ratings
+        frame = frame.assign(n_candidates=frame["n_query"], n_relevant=frame["n_query"])
     missing = [name for name in _NEEDED if name not in frame.columns]
     if missing:
         raise RunError(

@@ -155,7 +155,7 @@ def _draw(curve: Curve) -> Any:
     axes = figure.add_axes((0.09, 0.16, 0.65, 0.75))
     x = np.log2(np.array(curve.shots, dtype=np.float64) + 1)
     lines = drawn_lines(curve)
-    styles = _styles(lines)
+    styles = styles_of(lines)
     for line in lines:
         colour, marker = styles[line.variant.learner] if line.variant else ("#7F7F7F", "")
         mean, low, high = (
@@ -254,7 +254,8 @@ def _apart(places: np.ndarray, gap: float) -> np.ndarray:
     return np.asarray(apart)
 
 
-def _styles(lines: Sequence[Line]) -> dict[str, tuple[str, str]]:
+def styles_of(lines: Sequence[Line]) -> dict[str, tuple[str, str]]:
+    """Colour and marker of each learner, the same in every figure of learners."""
     styles = dict(_STYLES)
     unknown = sorted({line.variant.learner for line in lines if line.variant} - set(styles))
     for place, learner in enumerate(unknown):

@@ -105,6 +105,7 @@ _LEARNERS: dict[str, tuple[str, str]] = {
     "dropoutnet": (WARM_UP, "DropoutNet"),
     "cvar": (WARM_UP, "CVAR"),
     "gar": (WARM_UP, "GAR"),
+    "hybrid": (WARM_UP, "Hybrid"),
     **dict(_adapting()),
 }
 

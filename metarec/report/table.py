@@ -251,7 +251,8 @@ class Table:
             return text.append(between + cell.interval, style="dim") if cell.interval else text
 
         rows = [row for section in self.sections for row in section.rows]
-        labels = max([len(self.columns[0]), *(len(row.label) + 2 for row in rows)])
+        titles = (len(section.title) for section in self.sections)
+        labels = max([len(self.columns[0]), *titles, *(len(row.label) + 2 for row in rows)])
         widths = [
             max([len(head), *(_cell_width(row.cells[place]) for row in rows)])
             for place, head in enumerate(self.columns[1:])
@@ -325,6 +326,8 @@ _LATEX = {
     "−": "$-$",
     "–": "--",
     "†": r"$\dagger$",
+    "‡": r"$\ddagger$",
+    "±": r"$\pm$",
     "×": r"$\times$",
     "’": "'",
     "χ": r"$\chi$",

@@ -31,13 +31,15 @@ def training_tasks(config: RunConfig) -> int:
     """Tasks that a run draws in meta-training if nothing stops it early; 0 if nothing is trained.
 
     That is steps times the tasks of a step. A learner over a BERT that adapts has tasks of a step
-    of its own, and draws others before for its head. The batches of item tasks that warm-up
+    of its own, and draws others before for its head; a learner of two phases (`warm_steps`) and of
+    several members draws for each. The batches of item tasks that warm-up
     learners draw beside those of user tasks are not counted.
     """
     if not learner_class(config).trained:
         return 0
     arguments = arguments_of(config)
     steps, head = (int(arguments.get(name, 0)) for name in STEPS)
+    steps += int(arguments.get("warm_steps", 0))
     return steps * _batch(config, arguments) + head * config.episode.task_batch
 
 
@@ -47,16 +49,17 @@ def drawn_tasks(record: Record) -> int:
     if not steps or not learner_class(record.config).trained:
         return 0
     arguments = arguments_of(record.config)
-    # the head has no validation that would stop it
+    # neither the head nor a first phase has a validation that would stop it
     head = int(arguments.get("head_steps", 0)) * record.config.episode.task_batch
-    return max(steps) * _batch(record.config, arguments) + head
+    drawn = max(steps) + int(arguments.get("warm_steps", 0))
+    return drawn * _batch(record.config, arguments) + head
 
 
 def with_training_tasks(config: RunConfig, tasks: int) -> RunConfig:
     """The same run with as many steps as make up so many training tasks.
 
-    `learner.steps` is set; of a learner that trains a head first, `learner.head_steps`, to what
-    `learner.steps` leaves.
+    `learner.steps` is set, in two phases to what the first leaves; of a learner that trains a head
+    first, `learner.head_steps`, to what `learner.steps` leaves.
 
     Args:
         config: of the run; of a learner that is not trained it stays as it is.
@@ -80,7 +83,9 @@ def with_training_tasks(config: RunConfig, tasks: int) -> RunConfig:
         after = f" after the {taken} of learner.steps={arguments['steps']}"
         argument, left, batch = "head_steps", tasks - taken, config.episode.task_batch
     else:
-        after, argument, left = "", "steps", tasks
+        taken = int(arguments.get("warm_steps", 0)) * batch
+        after = f" after the {taken} of learner.warm_steps" if taken else ""
+        argument, left = "steps", tasks - taken
     if left < batch or left % batch:
         near = tasks - left + max(left // batch, 1) * batch
         raise ConfigError(
@@ -91,4 +96,5 @@ def with_training_tasks(config: RunConfig, tasks: int) -> RunConfig:
 
 
 def _batch(config: RunConfig, arguments: Mapping[str, Any]) -> int:
-    return int(arguments.get("task_batch", config.episode.task_batch))
+    members = int(arguments.get("members", 1))
+    return members * int(arguments.get("task_batch", config.episode.task_batch))

@@ -125,6 +125,8 @@ class RunConfig:
             for name in names:
                 if content[section][name] == getattr(kind, name):
                     del content[section][name]
+        if not evaluation["regime_k_shot"]:
+            del evaluation["regime_k_shot"]
         if content["protocol"] is None:
             del content["protocol"]
         content |= {"data_checksum": data_checksum, "feature_key": feature_key}

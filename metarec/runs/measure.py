@@ -87,11 +87,11 @@ def measure_run(
 ) -> Measurements:
     """Evaluates a fitted learner on everything that its configuration asks for.
 
-    First each part in each regime at `episode.k_shot`, then on test the curve over K, whose
-    episodes keep the largest K in reserve and so have nested supports and the same queries. A
-    learner that adapts is evaluated again without adapting on the same episodes. Episodes that are
-    asked for twice, such as those of the curve where its largest K is `episode.k_shot`, are
-    measured once.
+    First each part in each regime at `episode.k_shot`, or as `evaluation.regime_k_shot` says, then
+    on test the curve over K, whose episodes keep the largest K in reserve and so have nested
+    supports and the same queries. A learner that adapts is evaluated again without adapting on the
+    same episodes. Episodes that are asked for twice, such as those of the curve where its largest K
+    is `episode.k_shot`, are measured once.
     """
     measuring = _Measuring(config, learner, meta_parameters, split, retrieval, progress)
     result = Measurements()
@@ -99,6 +99,10 @@ def measure_run(
     for episodes in main_episodes(config, split):
         part, regime = episodes.part, episodes.regime
         found = measuring.of("main", episodes)
+        if part == "test":
+            tested.append(found[True])
+        if regime in result.metrics.get(part, {}):
+            continue  # at other shots, which stand per task alone
         for adapted, done in found.items():
             target = result.metrics if adapted else result.without_adaptation
             target.setdefault(part, {})[regime] = _numbers(done.summary()["mean"])
@@ -109,8 +113,6 @@ def measure_run(
             else _chance_of_rated(found[True])
         )
         result.counts.setdefault(part, {})[regime] = _counts(episodes, shortlist)
-        if part == "test":
-            tested.append(found[True])
     if tested:
         by_shots: dict[str, list[Evaluation]] = {}
         for episodes in curve(config, split):
@@ -171,16 +173,23 @@ def cutoffs_of(config: RunConfig) -> tuple[int, ...]:
 
 
 def main_episodes(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
-    """The episodes of each part and regime at `episode.k_shot`."""
+    """The episodes of each part and regime."""
     for part in config.evaluation.parts:
         for regime in regimes_of(config):
-            yield _limited(config, draw(config, split, part, regime, config.episode.k_shot))
+            for k_shot in shots_of(config, regime):
+                yield _limited(config, draw(config, split, part, regime, k_shot))
+
+
+def shots_of(config: RunConfig, regime: str) -> tuple[int, ...]:
+    """Shots at which a regime is measured; the first are those of the means in the record."""
+    own = config.evaluation.regime_k_shot.get(regime, config.episode.k_shot)
+    return (own,) if isinstance(own, int) else tuple(own)
 
 
 def look_episodes(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
     """The episodes of meta-validation that early stopping looks at."""
     for regime in _selecting(config):
-        every = draw(config, split, "validation", regime, config.episode.k_shot)
+        every = draw(config, split, "validation", regime, shots_of(config, regime)[0])
         yield some_tasks(every, config.evaluation.look_tasks, config.seed)
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from metarec.attributes import Attributes, build_attributes
+from metarec.attributes import Attributes, Entities, build_attributes, build_entities
 from metarec.consumed import Entry, Ledger
 from metarec.data import Dataset, load_dataset
 from metarec.episodes import EpisodeSampler, labels_of
@@ -51,6 +51,7 @@ class Materials:
         feature_key: covers the checkpoint, the settings of the encoder and every text; "" without
             features.
         attributes: categorical attributes of the items, None where there are none.
+        entities: columns of entities of the items.
         titles: what names each item in a sentence; empty where there are no titles.
         encoder: what made the features; None without features.
         consumed: what vocabulary and profiles were fitted on.
@@ -62,6 +63,7 @@ class Materials:
     features: Features | None
     feature_key: str
     attributes: Attributes | None = None
+    entities: tuple[Entities, ...] = ()
     titles: tuple[str, ...] = ()
     encoder: EncoderSettings | None = None
     consumed: tuple[Entry, ...] = ()
@@ -89,12 +91,14 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     split = _once("split", split_key, lambda: _split(config, dataset))
     text_key = _key(data_key, config.text.template)
     texts = _once("texts", text_key, lambda: _render(config.text, dataset))
-    attributes, vocabulary = _once(
-        "attributes", split_key, lambda: _noted(lambda ledger: build_attributes(split, ledger))
+    (attributes, entities), vocabulary = _once(
+        "attributes", split_key, lambda: _noted(lambda ledger: _columns(split, ledger))
     )
     titles = _once("titles", data_key, lambda: _titles(dataset))
     if not needs_features:
-        return Materials(split, texts, checksum, None, "", attributes, consumed=vocabulary)
+        return Materials(
+            split, texts, checksum, None, "", attributes, entities, consumed=vocabulary
+        )
     if not any(texts):
         raise TextError(
             f"data set {dataset.name!r} has no item text, which learner {config.learner.name!r} "
@@ -113,7 +117,7 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     )
     encoder = _once("encoder", encode_key, lambda: _settings(config.text))
     return Materials(
-        split, texts, checksum, features, feature_key, attributes, titles, encoder,
+        split, texts, checksum, features, feature_key, attributes, entities, titles, encoder,
         (*vocabulary, *profiles),
     )  # fmt: skip
 
@@ -163,6 +167,7 @@ def training_of(
         seed=config.seed,
         progress=progress,
         attributes=materials.attributes,
+        entities=materials.entities,
         titles=materials.titles,
         encoder=materials.encoder,
         ledger=ledger,
@@ -250,6 +255,10 @@ def _encode(
     encoder = make_encoder(config.text, config.backend)
     vectors = FeatureStore().features(texts, encoder, progress=progress)
     return vectors, feature_key_of(encoder.feature_key, texts)
+
+
+def _columns(split: Split, ledger: Ledger) -> tuple[Attributes | None, tuple[Entities, ...]]:
+    return build_attributes(split, ledger), build_entities(split, ledger)
 
 
 def _noted(make: Callable[[Ledger], Any]) -> tuple[Any, tuple[Entry, ...]]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from metarec.errors import ConfigError
+from metarec.errors import ConfigError, did_you_mean
 from metarec.runs.fields import conform, conformed
 from metarec.runs.search import domain_of
 
@@ -246,6 +246,8 @@ class EvaluationConfig:
         look_tasks: likewise at each look at meta-validation during training, drawn by the seed of
             the run.
         curve_unadapted: whether the curve is also measured without adapting, as the rest is.
+        regime_k_shot: shots in a regime, where they are not `episode.k_shot`; of several the first
+            are those of selection and of the means in the record.
     """
 
     regimes: tuple[Regime, ...] = ("warm", "user_cold", "item_cold", "both_cold")
@@ -260,6 +262,7 @@ class EvaluationConfig:
     tasks: int | None = None
     look_tasks: int = 64
     curve_unadapted: bool = True
+    regime_k_shot: Mapping[str, int | list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         conform(self, "evaluation")
@@ -286,6 +289,20 @@ class EvaluationConfig:
                     f"evaluation.{name}={list(values)}: different numbers of at least {least} are "
                     "needed"
                 )
+        for regime, k_shot in self.regime_k_shot.items():
+            key = f"evaluation.regime_k_shot.{regime}"
+            if regime not in self.regimes:
+                raise ConfigError(
+                    f"{key}: is none of evaluation.regimes={list(self.regimes)}"
+                    f"{did_you_mean(regime, self.regimes)}"
+                )
+            several = [k_shot] if isinstance(k_shot, int) else k_shot
+            for one in several:
+                if not isinstance(one, int):
+                    raise ConfigError(f"{key}={k_shot!r}: a whole number is needed, or a list")
+                at_least(key, one, 0)
+            if not several:
+                raise ConfigError(f"{key} is empty; leave it out for episode.k_shot")
         for name in ("regimes", "cutoffs", "parts"):
             if not getattr(self, name):
                 raise ConfigError(f"evaluation.{name} is empty; leave it out for the default")

@@ -80,8 +80,9 @@ def train(
         LearnerError: if the loss is not finite.
     """
     course = Course(initial, training, settings, statistics, description)
+    # the fused Adam reads memory in order, whatever strides say: of weights, and of gradients below
     parameters = {
-        name: torch.tensor(value, device=device, requires_grad=True)
+        name: torch.tensor(np.ascontiguousarray(value), device=device, requires_grad=True)
         for name, value in course.now.items()
     }
     optimizer = _optimizer(parameters, settings, pretrained)
@@ -98,7 +99,6 @@ def train(
         loss, values = gradients(parameters, step)
         course.saw(step, float(loss))
         for name, parameter in parameters.items():
-            # the fused Adam reads memory in order, whatever a gradient's strides say
             parameter.grad = values[name].contiguous()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step) * group["factor"]

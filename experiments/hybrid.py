@@ -1,0 +1,177 @@
+"""The hybrid learner: what each part adds, on blocks of pseudo-cold years, and then the test.
+
+    python experiments/hybrid.py data.folder=FOLDER split.source=FOLDER/melu
+    python experiments/hybrid.py 'plan.stages=[blocks]' data.folder=… split.source=…
+
+The plan is `configs/experiment/hybrid.yaml`. First each setting of the learner, and the baselines,
+are measured on every block of years; the setting whose nDCG@10 is best on average over blocks and
+regimes is chosen; only that meets the test, beside the other learners, which fit without the blocks
+held out. What is finished is skipped, so that an interrupted call goes on.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from tqdm.auto import tqdm
+
+from metarec.errors import ConfigError, MetarecError, RunError, did_you_mean
+from metarec.report.hybrid import BLOCKS, build_report, means_of
+from metarec.runs import Record, RunConfig
+from metarec.runs.overrides import lenient, with_choice
+from metarec.runs.parallel import run_many
+from metarec.runs.prepare import prepare
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+STAGES = ("blocks", "test")
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+class Plan:
+    """The configurations of all runs.
+
+    Args:
+        overrides: of the call, which every run gets.
+
+    Raises:
+        ConfigError: if the experiment has no such plan, or a stage is unknown.
+    """
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        self.overrides = overrides
+        values = self._composed("learner=random")
+        if "settings" not in values.get("plan", {}):
+            raise ConfigError(
+                f"experiment={values['experiment']} has no settings of the hybrid learner; choose "
+                "experiment=hybrid"
+            )
+        self.settings: dict[str, Any] = values["plan"]
+        self.results, self.progress = values["results"], values["progress"]
+        self.episode: str = values["episode"]["feedback"]
+        for stage in self.settings["stages"]:
+            if stage not in STAGES:
+                raise ConfigError(f"plan.stages: {stage!r} is unknown{did_you_mean(stage, STAGES)}")
+
+    def blocks(self) -> list[RunConfig]:
+        """Each setting and each baseline on each block of years, on validation."""
+        own = self.settings["blocks"]
+        found = []
+        for years in own["years"]:
+            split = (
+                f"++split.validation_years=[{years[0]},{years[1]}]",
+                f"++split.validation_users={own['users']}",
+                "++evaluation.parts=[validation]",
+                f"++seed={own['seed']}",
+            )
+            found += [self._run(self._tuned(name), *split) for name in own["baselines"]]
+            found += [self._hybrid(name, f"hybrid_{name}", *split) for name in self._names()]
+        return [replace(one, experiment=f"{one.experiment}{BLOCKS}") for one in found]
+
+    def tests(self, setting: str) -> list[RunConfig]:
+        """All learners on test, the hybrid one in a setting."""
+        own = self.settings["test"]
+        found = [
+            self._run(self._tuned(name), "++evaluation.parts=[test]") for name in own["learners"]
+        ]
+        found.append(self._hybrid(setting, "hybrid", "++evaluation.parts=[test]"))
+        return [replace(one, seed=seed) for one in found for seed in own["seeds"]]
+
+    def minutes(self, stage: str, runs: int) -> float:
+        """How long a stage takes if nothing is finished."""
+        return float(runs * self.settings[stage]["seconds"] / self.settings["workers"] / 60)
+
+    def _names(self) -> list[str]:
+        return list(self.settings["settings"])
+
+    def _hybrid(self, setting: str, name: str, *overrides: str) -> RunConfig:
+        values = self.settings["settings"][setting]
+        arguments = [f"++learner.{key}={value}" for key, value in values.items()]
+        return self._run("learner=hybrid", f"++learner.name={name}", *arguments, *overrides)
+
+    def _tuned(self, name: str) -> str:
+        tuned = f"best/{self.episode}/{name}"
+        exists = (CONFIGS / "learner" / f"{tuned}.yaml").exists()
+        return f"learner={tuned if exists else name}"
+
+    def _run(self, *overrides: str) -> RunConfig:
+        values = self._composed(*overrides)
+        for key in ("results", "progress", "plan"):
+            values.pop(key)
+        return RunConfig.from_dict(values)
+
+    def _composed(self, *overrides: str) -> dict[str, Any]:
+        composed = compose("config", [*self.overrides, *overrides])
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+        return dict(values)
+
+
+def main(arguments: list[str]) -> int:
+    begin = time.perf_counter()
+    overrides = lenient(arguments, [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()])
+    if not any(override.startswith("experiment=") for override in overrides):
+        overrides = with_choice("experiment=hybrid", overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        plan = Plan(overrides)
+        blocks = plan.blocks()
+        # what all runs share is made once, and kept on disk for the workers
+        prepare(blocks[0], needs_features=True, progress=plan.progress)
+        records = run_all(blocks, plan, "blocks")
+        setting = best_setting(records)
+        if "test" in plan.settings["stages"]:
+            records += run_all(plan.tests(setting), plan, "test")
+    build_report(records, Path(plan.settings["paper"]), console)
+    console.print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
+    return 0
+
+
+def best_setting(records: Sequence[Record]) -> str:
+    """The setting that is best on average over blocks and regimes."""
+    means = {name: mean for name, mean in means_of(records).items() if name.startswith("hybrid_")}
+    for name, mean in sorted(means.items(), key=lambda entry: -entry[1]):
+        console.print(f"  validation nDCG@10 {mean:.4f} {escape(name)}")
+    best = max(means, key=lambda name: means[name])
+    console.print(f"{escape(best)} is chosen")
+    return best.removeprefix("hybrid_")
+
+
+def run_all(configs: Sequence[RunConfig], plan: Plan, stage: str) -> list[Record]:
+    """Runs all of a stage with a bar.
+
+    Raises:
+        RunError: if one fails, when the others are done.
+    """
+    minutes = plan.minutes(stage, len(configs))
+    console.print(f"{stage}: {len(configs)} runs, some {minutes:.0f} min if none is finished")
+    records: dict[int, Record] = {}
+    failures = []
+    outcomes = run_many(list(configs), plan.results, plan.settings["workers"])
+    for outcome in tqdm(outcomes, stage, total=len(configs), disable=not plan.progress):
+        if outcome.record is None:
+            failures.append(f"{configs[outcome.number].learner.name}: {outcome.error}")
+            console.print(f"[red]failed[/red] {escape(failures[-1])}")
+            console.print(escape(outcome.trace or ""))
+        else:
+            records[outcome.number] = outcome.record
+    if failures:
+        raise RunError(f"{len(failures)} of {len(configs)} runs failed; first {failures[0]}")
+    return [records[number] for number in range(len(configs))]
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (MetarecError, HydraException) as problem:
+        sys.exit(f"error: {problem}")

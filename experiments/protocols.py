@@ -1,0 +1,236 @@
+"""Published protocols: all runs, then published, reproduced and our figures side by side.
+
+    python experiments/protocols.py plan.files.ml_100k=… plan.files.recbole_metarec=… \
+        plan.files.ml_1m=… plan.files.melu=…
+    python experiments/protocols.py 'plan.protocols=[recbole_metarec]' plan.files.ml_100k=… …
+
+The plan is `configs/experiment/protocols.yaml`; overrides go to it and to every run, such as
+`evaluation.parts=[validation]`, after which there is no table, but what validation says of each
+learner. What is finished is skipped, so that an interrupted call goes on; split by split, or seed
+by seed, so that the first is soon complete.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from rich.console import Console
+from rich.markup import escape
+from tqdm.auto import tqdm
+
+from metarec.errors import ConfigError, MetarecError, did_you_mean
+from metarec.report.protocols import build_report
+from metarec.runs import Record, RunConfig
+from metarec.runs.learners import build_learner, serves
+from metarec.runs.overrides import lenient, with_choice
+from metarec.runs.parallel import run_many
+from metarec.runs.prepare import prepare
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+_KEYS = (
+    *("protocol", "data", "folder", "source", "set"),
+    *("learners", "seeds", "splits", "seconds"),
+)
+
+console = Console(soft_wrap=True, highlight=False)
+
+
+class Plan:
+    """The configurations of all runs.
+
+    Args:
+        overrides: of the call, which every run gets.
+
+    Raises:
+        ConfigError: for an unknown key or protocol, or if a file that a stage needs is not given.
+    """
+
+    def __init__(self, overrides: Sequence[str]) -> None:
+        self.overrides = overrides
+        values = self._composed("learner=random")
+        if not {"protocols", "files", "stages"} <= values.get("plan", {}).keys():
+            raise ConfigError(
+                f"experiment={values['experiment']} has no plan of protocols; choose "
+                "experiment=protocols"
+            )
+        self.settings: dict[str, Any] = values["plan"]
+        self.results, self.progress = values["results"], values["progress"]
+        self.own_data = any(override.startswith("data=") for override in overrides)
+        self.stages = self._chosen()
+
+    def runs(self) -> dict[str, list[RunConfig]]:
+        """The runs of each stage, split by split or seed by seed."""
+        return {name: list(self._runs(stage)) for name, stage in self.stages.items()}
+
+    def minutes(self, runs: Mapping[str, Sequence[RunConfig]]) -> float:
+        """How long all will take if none is finished."""
+        seconds = sum(len(own) * self.stages[name]["seconds"] for name, own in runs.items())
+        return seconds / self.settings["workers"] / 60
+
+    def _runs(self, stage: Mapping[str, Any]) -> Iterator[RunConfig]:
+        learners = stage.get("learners") or self.settings["learners"]
+        configs = [self._run(stage, learner) for learner in learners]
+        configs = [config for config in configs if serves(config)]
+        if "splits" in stage:
+            for seed in range(stage["splits"]):
+                for config in configs:
+                    yield replace(config, seed=seed, split=replace(config.split, seed=seed))
+        else:
+            for seed in stage["seeds"]:
+                for config in configs:
+                    yield replace(config, seed=seed)
+
+    def _run(self, stage: Mapping[str, Any], learner: str) -> RunConfig:
+        tuned = f"best/rating/{learner}"
+        exists = (CONFIGS / "learner" / f"{tuned}.yaml").exists()
+        files = self.settings["files"]
+        given = [f"learner={tuned if exists else learner}", f"protocol={stage['protocol']}"]
+        if not self.own_data:
+            given += [f"data={stage['data']}", f"data.folder='{files[stage['folder']]}'"]
+        if "source" in stage:
+            given.append(f"split.source='{files[stage['source']]}'")
+        # the protocol first, so that the stage and the call may change what it says
+        values = self._composed(*lenient([*given, *stage.get("set", [])], _groups()))
+        for key in ("results", "progress", "plan"):
+            values.pop(key)
+        return RunConfig.from_dict(values)
+
+    def _chosen(self) -> dict[str, Any]:
+        stages, wanted = self.settings["stages"], self.settings["protocols"]
+        known = {stage["protocol"] for stage in stages.values()}
+        for protocol in wanted:
+            if protocol not in known:
+                raise ConfigError(
+                    f"plan.protocols: no stage of {protocol!r}{did_you_mean(protocol, known)}"
+                )
+        chosen = {name: stage for name, stage in stages.items() if stage["protocol"] in wanted}
+        for name, stage in chosen.items():
+            for key in stage:
+                if key not in _KEYS:
+                    raise ConfigError(
+                        f"unknown key 'plan.stages.{name}.{key}'{did_you_mean(key, _KEYS)}"
+                    )
+        self._check_files(chosen)
+        return chosen
+
+    def _check_files(self, stages: Mapping[str, Any]) -> None:
+        """Raises ConfigError, naming all that is missing, before anything runs."""
+        keys = ("source",) if self.own_data else ("folder", "source")
+        needed = {
+            stage[key]: name for name, stage in stages.items() for key in keys if key in stage
+        }
+        files = self.settings["files"]
+        missing = [
+            f"plan.files.{file}={'…' if files.get(file) is None else files[file]} ({stage})"
+            for file, stage in needed.items()
+            if files.get(file) is None or not Path(files[file]).exists()
+        ]
+        if missing:
+            raise ConfigError(
+                f"not there: {', '.join(missing)}. Give each its folder or file, as "
+                "configs/experiment/protocols.yaml says, or leave the protocol out, as in "
+                "'plan.protocols=[recbole_metarec]'"
+            )
+
+    def _composed(self, *given: str) -> dict[str, Any]:
+        composed = compose("config", [*given, *self.overrides])
+        values: Any = OmegaConf.to_container(composed, resolve=True)
+        return dict(values)
+
+
+def main(arguments: list[str]) -> int:
+    begin = time.perf_counter()
+    overrides = lenient(arguments, _groups())
+    if not any(override.startswith("experiment=") for override in overrides):
+        overrides = with_choice("experiment=protocols", overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        plan = Plan(overrides)
+        runs = plan.runs()
+    count = sum(map(len, runs.values()))
+    console.print(
+        f"{count} runs, {plan.settings['workers']} at a time: some {plan.minutes(runs):.0f} min "
+        "if none is finished"
+    )
+    encode(runs.values(), plan.progress)
+    records, failed, failures = run_all([one for own in runs.values() for one in own], plan)
+    minutes = (time.perf_counter() - begin) / 60
+    console.print(f"{len(records)} runs finished, {len(failures)} failed, {minutes:.1f} minutes")
+    tested = [one for one in records if "test" in one.config.evaluation.parts]
+    if tested:
+        build_report([*tested, *failed], Path(plan.settings["paper"]), console)
+    else:
+        validated(records)
+    for failure in failures:
+        console.print(f"[red]failed[/red] {escape(failure)}")
+    return 1 if failures or not records else 0
+
+
+def encode(stages: Iterable[Sequence[RunConfig]], progress: bool) -> None:
+    """Encodes the texts of each data set once, with all cores, before the runs share them."""
+    for configs in stages:
+        needing = [one for one in configs if build_learner(one).needs_features]
+        if needing:
+            prepare(needing[0], needs_features=True, progress=progress)
+
+
+def run_all(
+    configs: Sequence[RunConfig], plan: Plan
+) -> tuple[list[Record], list[Record], list[str]]:
+    """Runs all with a bar; a failure is kept and the others run.
+
+    Returns:
+        The finished records, those of failures, and name and error of each failure.
+    """
+    records: dict[int, Record] = {}
+    failed, failures = [], []
+    outcomes = run_many(list(configs), plan.results, plan.settings["workers"])
+    for outcome in tqdm(outcomes, "runs", total=len(configs), disable=not plan.progress):
+        config = configs[outcome.number]
+        if outcome.record is not None:
+            records[outcome.number] = outcome.record
+            continue
+        if outcome.failure is not None:
+            failed.append(outcome.failure)
+        protocol = config.protocol.name if config.protocol else ""
+        name = f"{protocol}: {config.learner.name}, split {config.split.seed}, seed {config.seed}"
+        failures.append(f"{name}: {outcome.error}")
+        console.print(f"[red]failed[/red] {escape(failures[-1])}")
+        console.print(escape(outcome.trace or ""))
+    return [records[number] for number in sorted(records)], failed, failures
+
+
+def validated(records: Sequence[Record]) -> None:
+    """Prints what selects, on validation, of each learner: means over its runs by regime."""
+    values: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for record in records:
+        protocol = record.config.protocol
+        assert protocol is not None
+        what = f"{protocol.name}, {protocol.selection} on validation"
+        own = values.setdefault((what, record.learner), {})
+        for regime, metrics in record.metrics["validation"].items():
+            if (value := metrics.get(protocol.selection)) is not None:
+                own.setdefault(regime, []).append(value)
+    for (what, learner), own in sorted(values.items()):
+        means = [f"{regime} {sum(found) / len(found):.4f}" for regime, found in own.items()]
+        console.print(f"{what}: {escape(learner)} {', '.join(means) or '–'}")
+
+
+def _groups() -> list[str]:
+    return [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (MetarecError, HydraException) as problem:
+        sys.exit(f"error: {problem}")

@@ -1,0 +1,279 @@
+"""The hybrid learner: tables and small records of `experiments/hybrid.py`.
+
+python -m metarec.report.hybrid results/hybrid results/hybrid_blocks --paper paper
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metarec.errors import MetarecError, RunError
+from metarec.report.cells import Column, column_cells, grouped
+from metarec.report.collect import failed_records, finished_records, read_records, results_of
+from metarec.report.console import print_wide, warn
+from metarec.report.export import numbers_of, small_record
+from metarec.report.files import write_text
+from metarec.report.labels import Variant, label_of
+from metarec.report.notes import notes_of
+from metarec.report.provenance import Provenance, provenance_of
+from metarec.report.table import Cell, Estimate, Row, Section, Source, Table, number
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from metarec.runs.store import Record
+
+BLOCKS = "_blocks"
+"""What the name of the experiment ends in that measures settings on blocks of years."""
+METRIC = "catalogue/ndcg@10"
+COLUMNS = (("user_cold", 5), ("user_cold", 10), ("item_cold", 20), ("both_cold", 5))
+"""Regime and shots of the columns."""
+SETTINGS = {
+    "as_it_is": "As it is",
+    "no_text": "Without text",
+    "no_attributes": "Without categories and entities",
+    "no_neighbours": "Without item-kNN",
+    "one_member": "One member",
+    "ridge_only": "Tower by ridge regression alone",
+}
+"""Labels of settings; others have their own names."""
+WIDTH = 120
+
+
+def means_of(records: Sequence[Record]) -> dict[str, float]:
+    """nDCG@10 of each learner on the blocks: the mean over blocks of the mean over regimes.
+
+    Raises:
+        RunError: if a learner was not measured on all blocks.
+    """
+    table = _by_block(records)
+    blocks = sorted({block for of in table.values() for block in of})
+    for name, of in table.items():
+        if missing := [block for block in blocks if block not in of]:
+            raise RunError(f"{name} was not measured on the block {missing[0]}; run it there")
+    return {
+        name: float(np.mean([list(values.values()) for values in of.values()]))
+        for name, of in table.items()
+    }
+
+
+def build_report(
+    records: Sequence[Record],
+    paper: Path,
+    console: Console | None = None,
+    allow_mixed_versions: bool = False,
+) -> list[Path]:
+    """Writes the table of the test and that of the blocks, as far as there are records of them.
+
+    Args:
+        records: of both experiments.
+        paper: folder that gets `tables/hybrid*.tex` and `*.md`, and `records/hybrid*.json`.
+        console: where the tables and what was written are printed; nowhere if None.
+        allow_mixed_versions: whether a table may hold records of different versions of the code.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        RunError: if there is nothing to report, or runs of a table differ in data or episodes.
+    """
+    blocks = [one for one in records if one.config.experiment.endswith(BLOCKS)]
+    tested = [one for one in records if one not in blocks]
+    made: list[tuple[Table, Provenance]] = []
+    if tested:
+        made.append(_test_table(tested, allow_mixed_versions))
+    if blocks:
+        made.append(_blocks_table(finished_records(blocks, allow_mixed_versions)))
+    if not made:
+        raise RunError("no record to report; run experiments/hybrid.py")
+    written = []
+    for table, source in made:
+        record = small_record(table.full_title, numbers_of(table), (source,))
+        written.append(write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()))
+        written.append(write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()))
+        written.append(write_text(paper / "records" / f"{table.name}.json", record))
+    if console is not None:
+        for table, _ in made:
+            print_wide(console, table, WIDTH)
+        warn(console, [table for table, _ in made])
+        for path in written:
+            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+    return written
+
+
+def _test_table(records: Sequence[Record], allow_mixed_versions: bool) -> tuple[Table, Provenance]:
+    finished = finished_records(records, allow_mixed_versions)
+    found = results_of(finished, failed_records(records), "user", ("binary",))
+    if found is None:
+        raise RunError("none of the records is of user tasks with binary feedback")
+    results = replace(found, module="metarec.report.hybrid")
+    columns = [
+        Column(f"{regime.replace('_', ' ')}, K = {k}", METRIC, regime, k) for regime, k in COLUMNS
+    ]
+    cells, preliminary = column_cells(results, columns, Variant("hybrid"))
+    table = Table(
+        name="hybrid",
+        title="The hybrid learner on MovieLens-1M with MeLU’s states, nDCG@10",
+        columns=("Learner", *(column.head for column in columns)),
+        sections=grouped(results, cells),
+        notes=notes_of(results, columns, preliminary, Variant("hybrid")),
+        preliminary=preliminary,
+    )
+    return table, provenance_of(results)
+
+
+def _blocks_table(records: Sequence[Record]) -> tuple[Table, Provenance]:
+    """Settings and baselines on validation: means over blocks, and differences by block."""
+    table = _by_block(records)
+    means = means_of(records)
+    base = next((name for name in table if name == "hybrid_as_it_is"), None)
+    blocks = sorted({block for of in table.values() for block in of})
+    tasks = _tasks(records)
+    rows: dict[str, list[Row]] = {"Settings": [], "Baselines": []}
+    for name, of in table.items():
+        cells = []
+        for regime, k in _asked(records):
+            values = [of[block][regime] for block in blocks]
+            cells.append(_cell(values, Source(name, regime, k, METRIC), tasks[regime], len(blocks)))
+        per_block = [float(np.mean(list(of[block].values()))) for block in blocks]
+        cells.append(
+            _cell(per_block, Source(name, "all", 0, METRIC), sum(tasks.values()), len(blocks))
+        )
+        cells.append(_range(per_block, table, base, name, blocks))
+        mine = name.startswith("hybrid_")
+        setting = name.removeprefix("hybrid_")
+        label = (
+            SETTINGS.get(setting, setting.replace("_", " ")) if mine else label_of(Variant(name))
+        )
+        rows["Settings" if mine else "Baselines"].append(Row(label, tuple(cells)))
+    for title, own in rows.items():
+        if title == "Baselines":
+            own.sort(key=lambda row: row.label)
+    best = max((name for name in means if name.startswith("hybrid_")), key=lambda name: means[name])
+    heads = [f"{regime.replace('_', ' ')}, K = {k}" for regime, k in _asked(records)]
+    seeds = sorted({record.seed for record in records})
+    results = results_of(_one_block(records), (), "user", ("binary",))
+    assert results is not None
+    source = provenance_of(replace(results, records=tuple(records), module="metarec.report.hybrid"))
+    split = f"{source.split.partition(',')[0]}; blocks {', '.join(blocks)}"
+    return (
+        Table(
+            name="hybrid_blocks",
+            title="Settings of the hybrid learner on blocks of pseudo-cold years, nDCG@10",
+            columns=("Setting", *heads, "mean", "minus as it is, block by block"),
+            sections=tuple(Section(title, tuple(own)) for title, own in rows.items() if own),
+            notes=(
+                "Means over blocks of years, whose movies and a share of the users were held out "
+                f"of the warm state: {', '.join(blocks)}. The last column is the least and the "
+                "largest difference of the mean between a setting and the first, over blocks.",
+                f"Chosen by the mean: {SETTINGS.get(best.removeprefix('hybrid_'), best)}.",
+                f"Validation only; {len(seeds)} seed ({', '.join(map(str, seeds))}). "
+                f"{len(records)} records, code {', '.join(one[:12] for one in source.code)}, "
+                f"by {source.command}.",
+            ),
+            part="validation",
+        ),
+        replace(source, split=split),
+    )
+
+
+def _by_block(records: Sequence[Record]) -> dict[str, dict[str, dict[str, float]]]:
+    """Learner, block and regime to the mean of validation; settings in the order of the runs."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for record in records:
+        if not record.config.experiment.endswith(BLOCKS):
+            continue
+        years = record.config.split.validation_years
+        block = "all" if years is None else "–".join(map(str, dict.fromkeys(years)))
+        metrics = record.metrics["validation"]
+        own = {regime: values[METRIC] for regime, values in metrics.items()}
+        found.setdefault(record.learner, {})[block] = {
+            regime: math.nan if value is None else value for regime, value in own.items()
+        }
+    first = ["hybrid_as_it_is", *(f"hybrid_{name}" for name in SETTINGS)]
+    order = {name: number for number, name in enumerate(dict.fromkeys(first))}
+    return dict(sorted(found.items(), key=lambda one: (order.get(one[0], len(order)), one[0])))
+
+
+def _asked(records: Sequence[Record]) -> list[tuple[str, int]]:
+    """The regimes of the means, with their shots."""
+    entries = records[0].content["episodes"]
+    found: dict[str, int] = {}
+    for one in entries:
+        found.setdefault(one["regime"], one["k_shot"])
+    return list(found.items())
+
+
+def _tasks(records: Sequence[Record]) -> dict[str, int]:
+    """Tasks of each regime, over all blocks."""
+    first = records[0].learner
+    found: dict[str, int] = {}
+    for record in records:
+        if record.learner == first:
+            for regime, counts in record.content["counts"]["validation"].items():
+                found[regime] = found.get(regime, 0) + int(counts["tasks"])
+    return found
+
+
+def _one_block(records: Sequence[Record]) -> list[Record]:
+    return [one for one in records if one.config.split == records[0].config.split]
+
+
+def _cell(values: Sequence[float], source: Source, tasks: int, blocks: int) -> Cell:
+    mean = float(np.mean(values))
+    return Cell(
+        number(mean), estimate=Estimate(mean, math.nan, math.nan, tasks, 1, blocks), source=source
+    )
+
+
+def _range(
+    values: Sequence[float],
+    table: dict[str, dict[str, dict[str, float]]],
+    base: str | None,
+    name: str,
+    blocks: Sequence[str],
+) -> Cell:
+    if base is None or name == base:
+        return Cell()
+    firsts = [float(np.mean(list(table[base][block].values()))) for block in blocks]
+    apart = [value - first for value, first in zip(values, firsts, strict=True)]
+    return Cell(f"{number(min(apart), signed=True)} to {number(max(apart), signed=True)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metarec.report.hybrid",
+        description="Makes the tables of the hybrid learner, from records only.",
+    )
+    parser.add_argument(
+        "results", nargs="+", type=Path, help="results/hybrid and results/hybrid_blocks"
+    )
+    parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
+    parser.add_argument(
+        "--allow-mixed-versions",
+        action="store_true",
+        help="let records of different versions of the code stand in one table",
+    )
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    try:
+        records = [record for folder in options.results for record in read_records(folder)]
+        build_report(records, options.paper, Console(), options.allow_mixed_versions)
+    except MetarecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
