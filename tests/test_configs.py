@@ -164,7 +164,7 @@ def test_every_learner_has_something_to_tune_but_no_more_than_the_others(name: s
     assert len(search) <= 5
 
 
-@pytest.mark.parametrize("name", of_group("learner"))
+@pytest.mark.parametrize("name", [name for name in of_group("learner") if name != "hybrid"])
 def test_the_budget_of_tuning_gives_every_trained_learner_the_same_training_tasks(
     name: str,
 ) -> None:
@@ -177,6 +177,17 @@ def test_the_budget_of_tuning_gives_every_trained_learner_the_same_training_task
     if name not in IN_PYTORCH_ONLY:
         # the trials are those of the benchmark
         assert with_training_tasks(config, settings.training_tasks) == config
+
+
+def test_the_hybrid_learner_takes_more_training_tasks_than_tuning_gives() -> None:
+    """It is not tuned beside the others, and its tables say what it draws."""
+    values: Any = OmegaConf.load(CONFIGS / "experiment" / "tuning.yaml")
+    budget = TuningSettings.from_dict(values["tuning"]).training_tasks
+    config = RunConfig.from_dict(composed("learner=hybrid"))
+    assert budget is not None
+    assert training_tasks(config) == 2 * 256 * (2000 + 800)
+    with pytest.raises(ConfigError, match=r"hybrid takes batches of 512 tasks after the 1024000"):
+        with_training_tasks(config, budget)
 
 
 @pytest.mark.parametrize("name", VARIANTS)

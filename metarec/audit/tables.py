@@ -28,6 +28,8 @@ _MODULES = {
     "metarec.report.what_to_adapt": "metarec.report.what_to_adapt",
     "metarec.report.critical_difference": "metarec.report.critical_difference",
     "metarec.report.sweeps": "metarec.report.sweeps",
+    "metarec.report.protocols": "metarec.report.protocols",
+    "metarec.report.hybrid": "metarec.report.hybrid",
 }
 """What makes tables from records, to the module whose `main` does it."""
 
