@@ -82,10 +82,9 @@ class Plan:
     def tests(self, setting: str) -> list[RunConfig]:
         """All learners on test, the hybrid one in a setting."""
         own = self.settings["test"]
-        found = [
-            self._run(self._tuned(name), "++evaluation.parts=[test]") for name in own["learners"]
-        ]
-        found.append(self._hybrid(setting, "hybrid", "++evaluation.parts=[test]"))
+        part = "++evaluation.parts=[test]"
+        found = [self._hybrid(setting, "hybrid", part)]
+        found += [self._run(self._tuned(name), part) for name in own["learners"]]
         return [replace(one, seed=seed) for one in found for seed in own["seeds"]]
 
     def minutes(self, stage: str, runs: int) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from metarec.attributes import Attributes, build_attributes
+from metarec.attributes import Attributes, build_attributes, build_entities
 from metarec.data.dataset import Dataset
 from metarec.splits import Split
 
@@ -104,3 +104,31 @@ def test_a_data_set_without_item_text_has_none(tiny_dataset: Dataset) -> None:
     assert build_attributes(Split.by_seed(bare, 0)) is None
     texts: list[str | None] = [None] * tiny_dataset.n_items
     assert build_attributes(split_with(tiny_dataset, kind=texts)) is None
+
+
+def test_people_are_entities_and_titles_and_categories_are_not(tiny_dataset: Dataset) -> None:
+    n = tiny_dataset.n_items
+    # three items a person, who may have a part in parentheses
+    people: list[str | None] = [
+        f"Person {item // 3}{' (screenplay)' if item % 2 else ''}" for item in range(n)
+    ]
+    people[0] = "Person 0, Person 0 (story), Person 1"
+    people[1] = None
+    titles: list[str | None] = [f"Film {item}" for item in range(n)]
+    many: list[str | None] = [f"a{item % 2}" for item in range(n)]
+    split = split_with(tiny_dataset, title=titles, director=people * 1, kind=many)
+    assert built(split).names == ("kind",)
+    # the tiny data have too few people to be more than categories
+    import metarec.attributes as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "MOST_VALUES", 2)
+        (found,) = build_entities(split)
+    assert found.name == "director"
+    train = set(train_items(split).tolist())
+    named = [{0, 1}, set[int](), *({item // 3} for item in range(2, n))]
+    known = sorted({person for item in train for person in named[item]}, key=str)
+    by_item = [{known[value] for value in found.values[found.items == item]} for item in range(n)]
+    assert found.size == len(known)
+    assert by_item == [own & set(known) for own in named]
+    assert np.all(np.diff(found.items) >= 0)

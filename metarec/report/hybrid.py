@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 BLOCKS = "_blocks"
 """What the name of the experiment ends in that measures settings on blocks of years."""
 METRIC = "catalogue/ndcg@10"
-COLUMNS = (("user_cold", 5), ("user_cold", 10), ("item_cold", 20), ("both_cold", 5))
-"""Regime and shots of the columns."""
 SETTINGS = {
     "as_it_is": "As it is",
     "no_text": "Without text",
@@ -90,8 +88,14 @@ def build_report(
     made: list[tuple[Table, Provenance]] = []
     if tested:
         made.append(_test_table(tested, allow_mixed_versions))
-    if blocks:
-        made.append(_blocks_table(finished_records(blocks, allow_mixed_versions)))
+    measured = [one for one in blocks if one.status == "finished"]
+    if len({one.code for one in measured}) > 1 and not allow_mixed_versions:
+        raise RunError(
+            "the records of the blocks are of several versions of the code: remove the outdated "
+            "ones and run experiments/hybrid.py again, or give --allow-mixed-versions"
+        )
+    if measured:
+        made.append(_blocks_table(measured))
     if not made:
         raise RunError("no record to report; run experiments/hybrid.py")
     written = []
@@ -115,8 +119,11 @@ def _test_table(records: Sequence[Record], allow_mixed_versions: bool) -> tuple[
     if found is None:
         raise RunError("none of the records is of user tasks with binary feedback")
     results = replace(found, module="metarec.report.hybrid")
+    asked = dict.fromkeys(
+        (one["regime"], one["k_shot"]) for one in results.records[0].content["episodes"]
+    )
     columns = [
-        Column(f"{regime.replace('_', ' ')}, K = {k}", METRIC, regime, k) for regime, k in COLUMNS
+        Column(f"{regime.replace('_', ' ')}, K = {k}", METRIC, regime, k) for regime, k in asked
     ]
     cells, preliminary = column_cells(results, columns, Variant("hybrid"))
     table = Table(

@@ -262,7 +262,7 @@ class EvaluationConfig:
     tasks: int | None = None
     look_tasks: int = 64
     curve_unadapted: bool = True
-    regime_k_shot: Mapping[str, int | list[int]] = field(default_factory=dict)
+    regime_k_shot: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         conform(self, "evaluation")
@@ -296,7 +296,7 @@ class EvaluationConfig:
                     f"{key}: is none of evaluation.regimes={list(self.regimes)}"
                     f"{did_you_mean(regime, self.regimes)}"
                 )
-            several = [k_shot] if isinstance(k_shot, int) else k_shot
+            several = k_shot if isinstance(k_shot, list | tuple) else [k_shot]
             for one in several:
                 if not isinstance(one, int):
                     raise ConfigError(f"{key}={k_shot!r}: a whole number is needed, or a list")

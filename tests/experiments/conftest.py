@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import runpy
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 
 from metarec.data.dataset import Dataset
+from metarec.published_splits import STATES
 
 ROOT = Path(__file__).resolve().parents[2]
 FAKES = ROOT / "tests" / "runs"
@@ -62,6 +64,23 @@ def script(
         return 0
 
     return call
+
+
+@pytest.fixture
+def states(tiny_dataset: Dataset, tmp_path: Path) -> Path:
+    """Folder of states as MeLU's, by which a quarter of users and a third of items are cold."""
+    data = tiny_dataset
+    found: dict[str, dict[str, list[str]]] = {name: {} for name in STATES}
+    for user, item in zip(data.users.tolist(), data.items.tolist(), strict=True):
+        cold = user % 4 == 0, item % 3 == 0
+        if any(cold):
+            cell = {(True, False): STATES[0], (False, True): STATES[1]}.get(cold, STATES[2])
+            found[cell].setdefault(str(data.user_ids[user]), []).append(str(data.item_ids[item]))
+    folder = tmp_path / "states"
+    folder.mkdir()
+    for name, state in found.items():
+        (folder / f"{name}_state.json").write_text(json.dumps(state), encoding="utf-8")
+    return folder
 
 
 def status_of(code: Any) -> int:

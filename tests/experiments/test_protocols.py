@@ -13,7 +13,6 @@ from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from metarec.data.dataset import Dataset
-from metarec.published_splits import STATES
 from metarec.runs import load_records
 
 Script = Callable[..., int]
@@ -27,7 +26,7 @@ def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def files(tiny_dataset: Dataset, tmp_path: Path) -> list[str]:
+def files(tiny_dataset: Dataset, tmp_path: Path, states: Path) -> list[str]:
     """Overrides that name the published files: tasks of 3 queries, and states."""
     data = tiny_dataset
     lines = ["part,user_id,query_item_ids"]
@@ -36,19 +35,9 @@ def files(tiny_dataset: Dataset, tmp_path: Path) -> list[str]:
         asked = data.item_ids[data.items[data.users == user][:3]]
         lines.append(f"{part},{data.user_ids[user]},{' '.join(asked)}")
     (tmp_path / "tasks.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    states: dict[str, dict[str, list[str]]] = {name: {} for name in STATES}
-    for user, item in zip(data.users.tolist(), data.items.tolist(), strict=True):
-        cold = user % 4 == 0, item % 3 == 0
-        if any(cold):
-            cell = {(True, False): STATES[0], (False, True): STATES[1]}.get(cold, STATES[2])
-            states[cell].setdefault(str(data.user_ids[user]), []).append(str(data.item_ids[item]))
-    (tmp_path / "states").mkdir()
-    for name, state in states.items():
-        file = tmp_path / "states" / f"{name}_state.json"
-        file.write_text(json.dumps(state), encoding="utf-8")
     return [
         f"plan.files.recbole_metarec={tmp_path / 'tasks.csv'}",
-        f"plan.files.melu={tmp_path / 'states'}",
+        f"plan.files.melu={states}",
     ]
 
 
