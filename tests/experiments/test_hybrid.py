@@ -11,6 +11,7 @@ import pytest
 from small_checkpoint import small_encoder
 
 from metarec.data.dataset import Dataset
+from metarec.report.hybrid_items import build_report
 from metarec.runs import load_records
 
 Script = Callable[..., int]
@@ -63,7 +64,7 @@ def hybrid(
             "~plan.settings",
             f"+plan.settings={{as_it_is: {SMALL % ''}, no_text: {SMALL % ', knn_weight: 0.0'}}}",
             "plan.test.seeds=[0]",
-            "plan.test.learners=[popularity]",
+            "plan.test.learners=[predicted_popularity]",
             f"plan.paper={tmp_path / 'paper'}",
             *overrides,
             tiny=False,
@@ -95,7 +96,7 @@ def test_blocks_choose_the_setting_that_meets_the_test(
     best = max(means, key=lambda name: means[name])
     assert f"{best} is chosen" in printed
     tested = load_records(tmp_path / "results", "hybrid")
-    assert [record.learner for record in tested] == ["hybrid", "popularity"]
+    assert [record.learner for record in tested] == ["hybrid", "predicted_popularity"]
     assert tested[0].config.learner.arguments["knn_weight"] == (
         0.0 if best == "hybrid_no_text" else 0.25
     )
@@ -109,6 +110,18 @@ def test_blocks_choose_the_setting_that_meets_the_test(
         table = (tmp_path / "paper" / "tables" / f"{name}.md").read_text()
         assert table.splitlines()[0].strip("*") in printed
         assert json.loads((tmp_path / "paper" / "records" / f"{name}.json").read_text())["rows"]
+
+    build_report(tested, tmp_path / "paper", groups=3)
+    small = json.loads((tmp_path / "paper" / "records" / "hybrid_items.json").read_text())
+    rows = {(row[0], row[1]): row[4:7] for row in small["rows"]}
+    for regime in ("item_cold", "both_cold"):
+        mean, low, high = rows["Hybrid", regime]
+        assert mean == pytest.approx(
+            tested[0].metrics["test"][regime]["catalogue/ndcg@10"], abs=1e-6
+        )
+        assert low <= mean <= high
+        gain = rows["hybrid minus predicted popularity", regime][0]
+        assert gain == pytest.approx(mean - rows["Predicted popularity", regime][0], abs=2e-6)
 
 
 def test_an_unknown_stage_is_refused(hybrid: Script, capsys: pytest.CaptureFixture[str]) -> None:

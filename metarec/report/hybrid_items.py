@@ -1,0 +1,204 @@
+"""How far the hybrid learner's result on new items hangs on which items are new.
+
+python -m metarec.report.hybrid_items results/hybrid --paper paper
+
+Intervals over users hold the cold items fixed, and say little of other items. Here the jackknife
+leaves out one group of items after another. Learners are restored from their records, and fitted
+again where nothing was trained; the data of the runs have to be at hand.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from metarec.errors import MetarecError, RunError
+from metarec.evaluation.items_left_out import jackknife_error, means_without
+from metarec.report.collect import read_records, results_of
+from metarec.report.console import print_wide
+from metarec.report.export import numbers_of, small_record
+from metarec.report.files import write_text
+from metarec.report.provenance import provenance_of
+from metarec.report.table import Cell, Estimate, Row, Section, Source, Table, interval_text, number
+from metarec.runs.learners import build_learner
+from metarec.runs.measure import Adapting, main_episodes
+from metarec.runs.prepare import prepare, training_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from metarec.learner import Learner
+    from metarec.runs.store import Record
+
+METRIC = "catalogue/ndcg@10"
+NORMAL = 1.96
+"""Standard errors of a 95 % interval."""
+ROWS = ("Hybrid", "Hybrid, 0 steps", "Predicted popularity")
+REGIMES = ("item_cold", "both_cold")
+
+
+def build_report(
+    records: Sequence[Record],
+    paper: Path,
+    console: Console | None = None,
+    groups: int = 20,
+    progress: bool = False,
+) -> list[Path]:
+    """Writes the table of errors over items, and prints it.
+
+    Args:
+        records: of `experiments/hybrid.py` on test; those of the hybrid learner and of predicted
+            popularity are taken, at the seeds that both have.
+        paper: folder that gets `tables/hybrid_items.tex` and `*.md`, and the small record.
+        console: where the table is printed; nowhere if None.
+        groups: of items.
+        progress: whether to show progress bars.
+
+    Raises:
+        RunError: if one of the two learners is missing.
+    """
+    own = [one for one in records if one.status == "finished"]
+    hybrid = {one.seed: one for one in own if one.learner == "hybrid"}
+    popular = {one.seed: one for one in own if one.learner == "predicted_popularity"}
+    seeds = sorted(hybrid.keys() & popular.keys())
+    if not seeds:
+        raise RunError(
+            "hybrid and predicted_popularity are needed at the same seed; run experiments/hybrid.py"
+        )
+    found: dict[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+    for seed in seeds:
+        for place, values in _of_seed(hybrid[seed], popular[seed], groups, progress).items():
+            found.setdefault(place, []).append(values)
+    table = _table(found, groups, seeds, len(own))
+    used = [one for seed in seeds for one in (hybrid[seed], popular[seed])]
+    results = results_of(used, (), "user", ("binary",))
+    assert results is not None
+    source = provenance_of(replace(results, module="metarec.report.hybrid_items"))
+    record = small_record(table.full_title, numbers_of(table), (source,))
+    written = [
+        write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()),
+        write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()),
+        write_text(paper / "records" / f"{table.name}.json", record),
+    ]
+    if console is not None:
+        print_wide(console, table, 120)
+    return written
+
+
+def _of_seed(
+    hybrid: Record, popular: Record, groups: int, progress: bool
+) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
+    """Regime and K to [rows] means and [rows, groups] means without a group."""
+    materials = prepare(hybrid.config, needs_features=True)
+    learner = build_learner(hybrid.config)
+    assert isinstance(learner, Adapting)
+    other = build_learner(popular.config)
+    plain = other.fit(training_of(popular.config, materials, None, None, False))
+    meta = hybrid.meta_parameters()
+    pairs: list[tuple[Learner, Mapping[str, np.ndarray]]] = [
+        (learner, meta), (learner.without_adaptation(), meta), (other, plain),
+    ]  # fmt: skip
+    found = {}
+    for episodes in main_episodes(hybrid.config, materials.split):
+        if episodes.regime not in REGIMES:
+            continue
+        means = [
+            _mean(hybrid, episodes.regime, episodes.k_shot, True),
+            _mean(hybrid, episodes.regime, episodes.k_shot, False),
+            _mean(popular, episodes.regime, episodes.k_shot, True),
+        ]
+        without = means_without(pairs, episodes, groups, metric=METRIC, progress=progress)
+        found[episodes.regime, episodes.k_shot] = np.array(means), without
+    return found
+
+
+def _mean(record: Record, regime: str, k_shot: int, adapted: bool) -> float:
+    frame = record.per_task
+    own = (frame["part"] == "test") & (frame["regime"] == regime) & (frame["k_shot"] == k_shot)
+    own &= (frame["evaluation"] == "main") & (frame["adapted"] == adapted)
+    return float(np.nanmean(frame.loc[own, METRIC]))
+
+
+def _table(
+    found: Mapping[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]],
+    groups: int,
+    seeds: Sequence[int],
+    records: int,
+) -> Table:
+    rows: dict[str, list[Cell]] = {name: [] for name in ROWS}
+    gains: dict[str, list[Cell]] = {f"minus {name.lower()}": [] for name in ROWS[1:]}
+    for (regime, k_shot), of_seeds in found.items():
+        means = np.mean([one for one, _ in of_seeds], axis=0)
+        without = np.mean([other for _, other in of_seeds], axis=0)
+        for row, name in enumerate(ROWS):
+            source = Source(name, regime, k_shot, METRIC)
+            rows[name].append(_cell(means[row], without[row], source, len(seeds)))
+        for row, name in enumerate(gains, start=1):
+            source = Source(f"hybrid {name}", regime, k_shot, METRIC)
+            apart = means[0] - means[row], without[0] - without[row]
+            gains[name].append(_cell(*apart, source, len(seeds), signed=True))
+    return Table(
+        name="hybrid_items",
+        title="The hybrid learner on new items: errors over items, nDCG@10",
+        columns=(
+            "Learner",
+            *(f"{regime.replace('_', ' ')}, K = {k_shot}" for regime, k_shot in found),
+        ),
+        sections=(
+            Section("", tuple(Row(name, tuple(cells)) for name, cells in rows.items())),
+            Section("Hybrid", tuple(Row(name, tuple(cells)) for name, cells in gains.items())),
+        ),
+        notes=(
+            f"Intervals: 1.96 standard errors of the jackknife that leaves out one of {groups} "
+            "groups of cold items after another, from candidates and queries; means over "
+            f"{len(seeds)} seeds. They are those of other cold items, where the intervals of "
+            "`hybrid.md` are those of other users.",
+            f"{records} records, by python -m metarec.report.hybrid_items results/hybrid.",
+        ),
+    )
+
+
+def _cell(
+    mean: float, without: np.ndarray, source: Source, seeds: int, signed: bool = False
+) -> Cell:
+    error = float(jackknife_error(without))
+    low, high = mean - NORMAL * error, mean + NORMAL * error
+    return Cell(
+        number(mean, signed=signed),
+        interval_text(low, high, signed=signed) if not math.isnan(error) else "",
+        estimate=Estimate(float(mean), low, high, 0, seeds, 0),
+        source=source,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m metarec.report.hybrid_items",
+        description="Makes the table of errors over cold items, from records and data.",
+    )
+    parser.add_argument("results", nargs="+", type=Path, help="folder such as results/hybrid")
+    parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
+    parser.add_argument("--groups", type=int, default=20, help="groups of items (default: 20)")
+    options = parser.parse_args(arguments)
+    from rich.console import Console
+
+    console = Console()
+    try:
+        records = [record for folder in options.results for record in read_records(folder)]
+        build_report(records, options.paper, console, options.groups, console.is_terminal)
+    except MetarecError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
