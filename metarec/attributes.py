@@ -127,7 +127,7 @@ def build_entities(split: Split, ledger: Ledger | None = None) -> tuple[Entities
         ledger: gets a note of these items; None for nowhere.
 
     Returns:
-        The entities of all items, those of no item of meta-train left out.
+        The entities of all items. What is not categorical is decided by meta-train alone.
     """
     frame = split.dataset.item_text
     train = np.unique(split.dataset.items[split.rows("train")])
@@ -139,8 +139,9 @@ def build_entities(split: Split, ledger: Ledger | None = None) -> tuple[Entities
         counts = Counter(value for item in train for value in lists[item])
         if not counts or _categorical(counts) or counts.total() < LEAST_RECURRING * len(counts):
             continue
-        place = {value: number for number, value in enumerate(sorted(counts))}
-        rows = [[place[value] for value in own if value in place] for own in lists]
+        # those of new items alone too: that they are few would tell a new item from a known one
+        place = {value: n for n, value in enumerate(sorted({v for own in lists for v in own}))}
+        rows = [[place[value] for value in own] for own in lists]
         found.append(
             Entities(
                 str(name),

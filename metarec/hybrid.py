@@ -13,10 +13,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, Shaped
 from scipy.sparse import csr_array, vstack
 
-from metarec.baselines._shared import pack, unpack
-from metarec.baselines.knn import ItemKNN
 from metarec.errors import LearnerError
 from metarec.learner import MetaParameters, Support, Training, require_features
+from metarec.neighbours import pack, similarities, unpack
 
 USER, TOWER, KNN = "user.", "tower.", "knn."
 """Prefixes of the names of weights: of the user encoder, of the tower, and of the neighbours."""
@@ -435,16 +434,27 @@ class Neighbours:
     def __init__(self, weight: float, number: int, shrinkage: float) -> None:
         if weight < 0:
             raise LearnerError(f"learner.knn_weight={weight} must be at least 0")
-        self.weight = weight
-        self._knn = ItemKNN(neighbours=number, shrinkage=shrinkage, prior="none")
+        if number < 1 or not shrinkage >= 0:
+            raise LearnerError(
+                f"learner.knn_neighbours={number} must be at least 1, learner.knn_shrinkage="
+                f"{shrinkage} at least 0"
+            )
+        self.weight, self.number, self.shrinkage = weight, number, shrinkage
 
     def fit(self, training: Training) -> dict[str, np.ndarray]:
         """The similarities of the known items, each to its neighbours; nothing without weight."""
         if not self.weight:
             return {}
-        fitted, known = self._knn.fit(training), training.known
-        blocks = [known[start : start + _BLOCK] for start in range(0, len(known), _BLOCK)]
-        rows = [csr_array(self._knn.similarities(fitted, block)[:, known]) for block in blocks]
+        liked, known = training.labels > 0, training.known
+        shape = training.n_tasks, training.n_candidates
+        pairs = training.tasks[liked], training.candidates[liked]
+        likes = csr_array((np.ones(len(pairs[0])), pairs), shape)
+        by_item = likes.T.tocsr()
+        rows = []
+        for start in range(0, len(known), _BLOCK):
+            block = known[start : start + _BLOCK]
+            near = similarities(likes, by_item, block, self.number, self.shrinkage)
+            rows.append(csr_array(near[:, known]))
         return {f"{KNN}{name}": value for name, value in pack("similarity", vstack(rows)).items()}
 
     def of(

@@ -171,6 +171,17 @@ def test_what_is_liked_of_an_item_itself_does_not_show_in_its_contents(training:
     assert np.ptp(found, axis=0) == pytest.approx(0), "nobody has another item"
 
 
+def test_that_an_item_is_new_does_not_show_in_its_entities(training: Training) -> None:
+    """A person without another known item is the same, whoever of the two is known."""
+    likes = Interactions(training, sizes()).likes
+    items, values = np.arange(ITEMS), np.arange(ITEMS)
+    values[ITEMS - 1] = values[0] = 0
+    people = replace(training, entities=(Entities("people", items, values, ITEMS),))
+    found = contents(people, sizes(text_weight=0.0), likes)
+    assert np.array_equal(found[1], found[ITEMS - 2])
+    assert not np.array_equal(found[0], found[1]) or not np.array_equal(found[-1], found[1])
+
+
 def test_the_tower_begins_with_a_ridge_regression(training: Training) -> None:
     known = Interactions(training, sizes())
     content = contents(training, sizes(), known.likes)

@@ -38,7 +38,7 @@ LAYERS = (
         "pairs",
         "learner",
     },
-    {"loops", "weights", "engines", "amortised", "warm_up", "kept"},
+    {"loops", "weights", "engines", "amortised", "warm_up", "kept", "neighbours", "hybrid"},
     {"speed"},
     {"baselines", "torch", "jax"},
     {"evaluation"},

@@ -1,4 +1,4 @@
-"""What several baselines do alike: clean shots, weigh labels, count, and pack sparse matrices."""
+"""What several baselines do alike: clean shots, weigh labels, count."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float32, Float64
 from scipy.sparse import csr_array
 
 from metarec.errors import ConfigError, did_you_mean
-from metarec.learner import MetaParameters, Support, Training
+from metarec.learner import Support, Training
 
 BOTH = frozenset({"user", "item"})
 ANY_FEEDBACK = frozenset({"rating", "binary", "implicit"})
@@ -115,24 +115,6 @@ def shots(support: Support, values: Float64[np.ndarray, "tasks k"], n_candidates
     matrix.sum_duplicates()
     matrix.eliminate_zeros()
     return matrix
-
-
-def pack(name: str, matrix: csr_array) -> dict[str, np.ndarray]:
-    """Returns a sparse matrix as named arrays, as meta-parameters are kept."""
-    return {
-        f"{name}.data": np.asarray(matrix.data),
-        f"{name}.indices": np.asarray(matrix.indices).astype(np.int32),
-        f"{name}.indptr": np.asarray(matrix.indptr).astype(np.int64),
-        f"{name}.shape": np.array(matrix.shape, dtype=np.int64),
-    }
-
-
-def unpack(name: str, meta_parameters: MetaParameters) -> csr_array:
-    """Returns the sparse matrix that `pack` took apart."""
-    data, indices, indptr, shape = (
-        meta_parameters[f"{name}.{part}"] for part in ("data", "indices", "indptr", "shape")
-    )
-    return csr_array((data, indices, indptr), shape=(int(shape[0]), int(shape[1])))
 
 
 def popularity(training: Training, of: str) -> Float32[np.ndarray, " n_candidates"]:

@@ -18,15 +18,14 @@ from metarec.baselines._shared import (
     fit_prior,
     fit_weights,
     interactions,
-    pack,
     require,
     require_choice,
     shots,
-    unpack,
     weigh,
     with_prior,
 )
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.neighbours import pack, unpack
 
 
 @dataclass(frozen=True)

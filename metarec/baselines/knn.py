@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from jaxtyping import Float32, Float64, Int32
+from jaxtyping import Float32, Int32
 from scipy.sparse import csr_array
 
 from metarec.baselines._shared import (
@@ -18,15 +18,14 @@ from metarec.baselines._shared import (
     fit_prior,
     fit_weights,
     interactions,
-    pack,
     require,
     require_choice,
     shots,
-    unpack,
     weigh,
     with_prior,
 )
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.neighbours import pack, similarities, unpack
 
 _BLOCK = 256
 """Support candidates whose similarities to the whole catalogue are held in memory at once."""
@@ -89,11 +88,9 @@ class ItemKNN:
         """Keeps meta-train as a sparse matrix and its transpose; similarities come on demand."""
         weights = fit_weights(training, self.centre, self.dislike_weight)
         matrix = interactions(training, weights)
-        squares = np.bincount(matrix.indices, matrix.data**2, training.n_candidates)
         return {
             "weights": weights,
             "prior": fit_prior(training, self.prior),
-            "lengths": np.sqrt(squares),
             **pack("by_task", matrix),
             **pack("by_candidate", matrix.T.tocsr()),
         }
@@ -110,28 +107,12 @@ class ItemKNN:
     ) -> Float32[np.ndarray, "tasks c"]:
         """Returns [T, C] weighted sums of similarities; unknown candidates score 0."""
         folded, meta = fast_weights.shots, fast_weights.meta_parameters
+        by_task, by_candidate = unpack("by_task", meta), unpack("by_candidate", meta)
         voters = np.unique(folded.indices).astype(np.int32)
         scores = np.zeros((folded.shape[0], len(candidates)))
         votes = folded.tocsc()
         for start in range(0, len(voters), _BLOCK):
             block = voters[start : start + _BLOCK]
-            similarity = self.similarities(meta, block)
+            similarity = similarities(by_task, by_candidate, block, self.neighbours, self.shrinkage)
             scores += votes[:, block].tocsr() @ similarity[:, candidates]
         return with_prior(scores, np.diff(folded.indptr) > 0, meta["prior"][candidates])
-
-    def similarities(
-        self, meta_parameters: MetaParameters, block: Int32[np.ndarray, " b"]
-    ) -> Float64[np.ndarray, "b n_candidates"]:
-        """[b, n_candidates] similarities of some candidates to all; 0 beyond the neighbours."""
-        lengths = meta_parameters["lengths"]
-        columns = unpack("by_candidate", meta_parameters)
-        dots = (columns[block] @ unpack("by_task", meta_parameters)).toarray()
-        scale = lengths[block][:, None] * lengths[None, :] + self.shrinkage
-        similarity = np.where(scale > 0, dots / np.where(scale > 0, scale, 1), 0)
-        similarity[np.arange(len(block)), block] = 0
-        known = np.flatnonzero(lengths)
-        last = len(known) - (self.neighbours or len(known))
-        if last > 0:
-            edge = np.partition(similarity[:, known], last, axis=1)[:, last]
-            similarity[similarity < edge[:, None]] = 0
-        return np.asarray(similarity)

@@ -14,15 +14,14 @@ from metarec.baselines._shared import (
     CENTRES,
     clean,
     fit_weights,
-    pack,
     require,
     require_choice,
     shots,
-    unpack,
     weigh,
 )
 from metarec.errors import LearnerError
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
+from metarec.neighbours import pack, unpack
 
 
 @dataclass(frozen=True)

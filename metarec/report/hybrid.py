@@ -186,6 +186,8 @@ def _blocks_table(records: Sequence[Record]) -> tuple[Table, Provenance]:
                 f"{len(records)} records, code {', '.join(one[:12] for one in source.code)}, "
                 f"by {source.command}.",
             ),
+            # whether a claim can be made of them: of one seed, none
+            preliminary=True,
             part="validation",
         ),
         replace(source, split=split),

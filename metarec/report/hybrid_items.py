@@ -21,12 +21,23 @@ import numpy as np
 
 from metarec.errors import MetarecError, RunError
 from metarec.evaluation.items_left_out import jackknife_error, means_without
+from metarec.evaluation.significance import MIN_SEEDS
 from metarec.report.collect import read_records, results_of
 from metarec.report.console import print_wide
 from metarec.report.export import numbers_of, small_record
 from metarec.report.files import write_text
 from metarec.report.provenance import provenance_of
-from metarec.report.table import Cell, Estimate, Row, Section, Source, Table, interval_text, number
+from metarec.report.table import (
+    MIN_SEEDS,
+    Cell,
+    Estimate,
+    Row,
+    Section,
+    Source,
+    Table,
+    interval_text,
+    number,
+)
 from metarec.runs.learners import build_learner
 from metarec.runs.measure import Adapting, main_episodes
 from metarec.runs.prepare import prepare, training_of
@@ -162,6 +173,7 @@ def _table(
             "`hybrid.md` are those of other users.",
             f"{records} records, by python -m metarec.report.hybrid_items results/hybrid.",
         ),
+        preliminary=len(seeds) < MIN_SEEDS,
     )
 
 

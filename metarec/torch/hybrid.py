@@ -74,7 +74,7 @@ class Hybrid:
     ridge regression on its contents. Without a shot, the order is that of a user of whom nothing is
     known: popularity among known items, popularity predicted from contents among new ones.
 
-    Serves user tasks. Which parts matter is in `paper/tables/hybrid_ablation.md`.
+    Serves user tasks. Which parts matter is in `paper/tables/hybrid_blocks.md`.
 
     Args:
         members: number of models whose scores are averaged.

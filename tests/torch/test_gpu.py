@@ -17,7 +17,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from metarec.learner import MetaParameters, TaskKind
-from metarec.torch import amortised, batches, bert_learner, bert_loop, episodic, training, warm_up
+from metarec.torch import (
+    amortised,
+    batches,
+    bert_learner,
+    bert_loop,
+    episodic,
+    hybrid,
+    training,
+    warm_up,
+)
 from metarec.torch.training import Gradients
 
 # torch says so of the mode in which waiting for a GPU is an error
@@ -63,7 +72,10 @@ on_devices = pytest.mark.parametrize(
 )
 
 # Adam makes steps of what rounding leaves of a gradient that is 0, as that of a bias by a ranking
-WITHOUT_GRADIENT = {"gar": ("bias", "of_items1.bias")}
+WITHOUT_GRADIENT = {
+    "gar": ("bias", "of_items1.bias"),
+    "hybrid": ("tower.linear.bias", "tower.1.bias"),
+}
 
 
 def make(name: str, device: str, outer_loss: str = "pointwise") -> Any:
@@ -108,7 +120,7 @@ def scores(learner: Any, kind: TaskKind, meta: MetaParameters) -> np.ndarray:
 
 
 def train_by(monkeypatch: pytest.MonkeyPatch, train: Callable[..., MetaParameters]) -> None:
-    for module in (amortised, bert_learner, episodic, warm_up):
+    for module in (amortised, bert_learner, episodic, hybrid, warm_up):
         monkeypatch.setattr(module, "train", train)
 
 
@@ -205,14 +217,16 @@ def test_the_host_reads_nothing_of_an_outer_step(
                 assert values[weight].device == value.device
                 assert values[weight].shape == value.shape
             steps.append(step)
-        return {}
+        return dict(initial)
 
     train_by(monkeypatch, train)
     # as they are for CUDA, so that `batches.sent` copies without waiting
     monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: True)
     # by softmax, which the tests above do without
     make(name, "meta", "auto").fit(contract.make_training(kind, "binary"))
-    assert steps == [0, STEPS - 1]
+    # of each phase, where there are two
+    assert steps == [0, STEPS - 1] * (len(steps) // 2)
+    assert steps
 
 
 @pytest.mark.parametrize("name", [name for name in ROWS if name.startswith("bert")])
