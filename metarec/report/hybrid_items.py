@@ -28,7 +28,6 @@ from metarec.report.export import numbers_of, small_record
 from metarec.report.files import write_text
 from metarec.report.provenance import provenance_of
 from metarec.report.table import (
-    MIN_SEEDS,
     Cell,
     Estimate,
     Row,
