@@ -24,7 +24,7 @@ from metarec.report.files import write_text
 from metarec.report.labels import Variant, label_of
 from metarec.report.notes import notes_of
 from metarec.report.provenance import Provenance, provenance_of
-from metarec.report.table import Cell, Estimate, Row, Section, Source, Table, number
+from metarec.report.table import Cell, Estimate, Row, Section, Source, Table, interval_text, number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -175,12 +175,13 @@ def _blocks_table(records: Sequence[Record]) -> tuple[Table, Provenance]:
         Table(
             name="hybrid_blocks",
             title="Settings of the hybrid learner on blocks of pseudo-cold years, nDCG@10",
-            columns=("Setting", *heads, "mean", "minus as it is, block by block"),
+            columns=("Setting", *heads, "mean", "minus as it is"),
             sections=tuple(Section(title, tuple(own)) for title, own in rows.items() if own),
             notes=(
                 "Means over blocks of years, whose movies and a share of the users were held out "
-                f"of the warm state: {', '.join(blocks)}. The last column is the least and the "
-                "largest difference of the mean between a setting and the first, over blocks.",
+                f"of the warm state: {', '.join(blocks)}. The last column is the difference "
+                "of the mean between a setting and the first, with the least and the largest over "
+                "blocks.",
                 f"Chosen by the mean: {SETTINGS.get(best.removeprefix('hybrid_'), best)}.",
                 f"Validation only; {len(seeds)} seed ({', '.join(map(str, seeds))}). "
                 f"{len(records)} records, code {', '.join(one[:12] for one in source.code)}, "
@@ -254,7 +255,13 @@ def _range(
         return Cell()
     firsts = [float(np.mean(list(table[base][block].values()))) for block in blocks]
     apart = [value - first for value, first in zip(values, firsts, strict=True)]
-    return Cell(f"{number(min(apart), signed=True)} to {number(max(apart), signed=True)}")
+    mean, low, high = float(np.mean(apart)), min(apart), max(apart)
+    return Cell(
+        number(mean, signed=True),
+        interval_text(low, high, signed=True),
+        estimate=Estimate(mean, low, high, 0, 1, len(blocks)),
+        source=Source(f"{name} - {base}", "all", 0, METRIC),
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
