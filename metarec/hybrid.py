@@ -23,6 +23,9 @@ USER, TOWER, KNN = "user.", "tower.", "knn."
 SHARED = ("items", "keep_content", "keep_tower")
 """What the users of a batch share."""
 
+OUT = -1e4
+"""Logit of what is not ranked."""
+
 _CLIP = 5.0
 """Standard deviations at which attributes are cut off."""
 _RIDGE = 300.0

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from metarec import attributes
 from metarec.attributes import Attributes, build_attributes, build_entities
 from metarec.data.dataset import Dataset
 from metarec.splits import Split
@@ -106,7 +107,9 @@ def test_a_data_set_without_item_text_has_none(tiny_dataset: Dataset) -> None:
     assert build_attributes(split_with(tiny_dataset, kind=texts)) is None
 
 
-def test_people_are_entities_and_titles_and_categories_are_not(tiny_dataset: Dataset) -> None:
+def test_people_are_entities_and_titles_and_categories_are_not(
+    tiny_dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     n = tiny_dataset.n_items
     # three items a person, who may have a part in parentheses
     people: list[str | None] = [
@@ -116,14 +119,11 @@ def test_people_are_entities_and_titles_and_categories_are_not(tiny_dataset: Dat
     people[1] = None
     titles: list[str | None] = [f"Film {item}" for item in range(n)]
     many: list[str | None] = [f"a{item % 2}" for item in range(n)]
-    split = split_with(tiny_dataset, title=titles, director=people * 1, kind=many)
+    split = split_with(tiny_dataset, title=titles, director=people, kind=many)
     assert built(split).names == ("kind",)
     # the tiny data have too few people to be more than categories
-    import metarec.attributes as module
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "MOST_VALUES", 2)
-        (found,) = build_entities(split)
+    monkeypatch.setattr(attributes, "MOST_VALUES", 2)
+    (found,) = build_entities(split)
     assert found.name == "director"
     named = [{0, 1}, set[int](), *({item // 3} for item in range(2, n))]
     known = sorted({person for own in named for person in own}, key=str)

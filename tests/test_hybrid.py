@@ -179,7 +179,8 @@ def test_that_an_item_is_new_does_not_show_in_its_entities(training: Training) -
     people = replace(training, entities=(Entities("people", items, values, ITEMS),))
     found = contents(people, sizes(text_weight=0.0), likes)
     assert np.array_equal(found[1], found[ITEMS - 2])
-    assert not np.array_equal(found[0], found[1]) or not np.array_equal(found[-1], found[1])
+    assert np.array_equal(found[1], found[0]), "known, with a new item beside it"
+    assert not np.array_equal(found[1], found[ITEMS - 1]), "new, with a known item beside it"
 
 
 def test_the_tower_begins_with_a_ridge_regression(training: Training) -> None:

@@ -14,6 +14,7 @@ from jax import Array
 from jaxtyping import Float32, Float64, Int32
 
 from metarec.hybrid import (
+    OUT,
     SHARED,
     TOWER,
     USER,
@@ -36,8 +37,6 @@ from metarec.loops import OuterLoop
 
 Parameters = Mapping[str, Array]
 _NONE = np.zeros(0, np.int32)
-_OUT = -1e4
-"""Logit of what is not ranked."""
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ def multinomial(users: Array, items: Array, likes: Array, asked: Array) -> Array
         asked: [T, M, C] what is ranked.
     """
     logits = jnp.einsum("tme,mce->tmc", users, items[..., :-1]) + items[..., -1]
-    logits = jnp.where(asked, logits, _OUT)
+    logits = jnp.where(asked, logits, OUT)
     number = likes.sum(-1)
     found = number * jax.nn.logsumexp(logits, axis=-1) - (likes * logits).sum(-1)
     return (found.sum(0) / jnp.maximum(number.sum(0), 1)).sum()

@@ -123,10 +123,8 @@ class RunConfig:
             del evaluation["retriever"]["search"]
         for section, kind, names in _LATER:
             for name in names:
-                if content[section][name] == getattr(kind, name):
+                if content[section][name] == _default(kind, name):
                     del content[section][name]
-        if not evaluation["regime_k_shot"]:
-            del evaluation["regime_k_shot"]
         if content["protocol"] is None:
             del content["protocol"]
         content |= {"data_checksum": data_checksum, "feature_key": feature_key}
@@ -152,9 +150,14 @@ _LATER: tuple[tuple[str, type[Any], tuple[str, ...]], ...] = (
     (
         "evaluation",
         EvaluationConfig,
-        ("shortlist", "retriever", "tasks", "look_tasks", "curve_unadapted"),
+        ("shortlist", "retriever", "tasks", "look_tasks", "curve_unadapted", "regime_k_shot"),
     ),
 )
+
+
+def _default(kind: type[Any], name: str) -> Any:
+    (own,) = (item for item in fields(kind) if item.name == name)
+    return own.default_factory() if callable(own.default_factory) else own.default
 
 
 def _plain(value: Any) -> Any:

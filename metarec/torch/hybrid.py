@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from metarec.hybrid import (
+    KNN,
+    OUT,
     TOWER,
     USER,
     Batch,
@@ -34,8 +36,6 @@ from metarec.torch.training import Gradients, autograd, choose_device, train
 
 Parameters = Mapping[str, Tensor]
 _NONE = np.zeros(0, np.int32)
-_OUT = -1e4
-"""Logit of what is not ranked."""
 
 
 @dataclass(frozen=True)
@@ -193,13 +193,16 @@ class Hybrid:
         rows, mask = rows_of(support, len(meta_parameters["content"]), self.ignore_support)
         # in float64, here and below: where a user stands among others must not show in the rounding
         parameters = {
-            name: value.double()
+            # the table of embeddings stays: what is looked up there becomes float64 by the mask
+            name: value if name == f"{USER}in" else value.double()
             for name, value in _tensors(meta_parameters, self.device, USER).items()
         }
         each = (len(rows), self.sizes.members, rows.shape[1])
         rows, mask = (np.broadcast_to(one[:, None], each).copy() for one in (rows, mask))
         users = encode(
-            parameters, batches.on_device(rows, self.device), batches.on_device(mask, self.device)
+            parameters,
+            batches.on_device(rows, self.device),
+            batches.on_device(mask, self.device).double(),
         )
         neighbours = self.neighbours.of(meta_parameters, support, self.ignore_support)
         return Adapted(_with_one(users), neighbours, meta_parameters)
@@ -308,7 +311,7 @@ def multinomial(users: Tensor, items: Tensor, likes: Tensor, asked: Tensor) -> T
         asked: [T, M, C] what is ranked.
     """
     logits = torch.einsum("tme,mce->tmc", users, items[..., :-1]) + items[..., -1]
-    logits = logits.masked_fill(~asked, _OUT)
+    logits = logits.masked_fill(~asked, OUT)
     number = likes.sum(dim=-1)
     found = number * torch.logsumexp(logits, dim=-1) - (likes * logits).sum(dim=-1)
     return (found.sum(dim=0) / number.sum(dim=0).clamp(min=1)).sum()
@@ -343,5 +346,5 @@ def _tensors(arrays: MetaParameters, device: torch.device, prefix: str = "") -> 
     return {
         name: torch.from_numpy(np.asarray(value)).to(device)
         for name, value in arrays.items()
-        if name.startswith(prefix) and not name.startswith("knn.")
+        if name.startswith(prefix) and not name.startswith(KNN)
     }
