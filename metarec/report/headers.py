@@ -19,12 +19,21 @@ BEGIN = "# Measured:"
 NOTHING = "not yet."
 WIDTH = 100
 
-# The first of these that knows a learner is named: the most seeds first, and user tasks first.
+MAE = "rated/mae"
+
+# The first of these that knows a learner is named: the most seeds first, user tasks first, and what
+# predicts ratings alone by the protocol that measures these.
 _SOURCES = (
     *(("family", "user"), ("scorers", "user"), ("main", "user")),
     *(("family_items", "item"), ("item_tasks", "item")),
+    ("protocol_melu", "rating"),
 )
-_REGIMES = {"user": ("user_cold", "both_cold"), "item": ("item_cold",)}
+_REGIMES = {
+    "user": ("user_cold", "both_cold"),
+    "item": ("item_cold",),
+    "rating": ("user_cold", "both_cold"),
+}
+_METRICS = {"user": PRIMARY, "item": PRIMARY, "rating": MAE}
 
 
 @dataclass(frozen=True)
@@ -70,6 +79,8 @@ def small_records(paper: Path) -> dict[str, Any]:
 def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
     """What the header of a learner says, such as `nDCG@10 user_cold .267, K=10, 3 seeds (…)`.
 
+    A protocol has shots of its own, as many as a user's history leaves, so that its K is not said.
+
     Args:
         learner: its name.
         records: as `small_records` gives them.
@@ -78,7 +89,7 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
     for name, kind in _SOURCES:
         if name not in records:
             continue
-        figures = _figures(records[name], learner)
+        figures = _figures(records[name], learner, _METRICS[kind])
         shown = {regime: figures[regime] for regime in _REGIMES[kind] if regime in figures}
         if not shown:
             continue
@@ -87,8 +98,9 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
             for regime, figure in shown.items()
         )
         k_shot, seeds = next((one.k_shot, one.seeds) for one in shown.values())
+        how = name.replace("_", "=", 1) if kind == "rating" else f"K={k_shot}"
         return (
-            f"{metric_label(PRIMARY)} {values}, K={k_shot}, {seeds} seed{'s' if seeds > 1 else ''} "
+            f"{metric_label(_METRICS[kind])} {values}, {how}, {seeds} seed{'s' if seeds > 1 else ''} "
             f"({paper.resolve().name}/records/{name}.json)."
         )
     return NOTHING
@@ -117,12 +129,12 @@ def with_measured(text: str, what: str) -> str:
     return "\n".join([*lines[:start], *entry, *lines[after:], ""])
 
 
-def _figures(record: Mapping[str, Any], learner: str) -> dict[str, _Figure]:
-    """The learner's figures by regime; of a curve over K, that of the most shots."""
+def _figures(record: Mapping[str, Any], learner: str, metric: str) -> dict[str, _Figure]:
+    """The learner's figures in a metric by regime; of a curve over K, that of the most shots."""
     figures: dict[str, _Figure] = {}
     for values in record["rows"]:
         row = dict(zip(record["columns"], values, strict=True))
-        if row["learner"] != learner or row["metric"] != PRIMARY:
+        if row["learner"] != learner or row["metric"] != metric:
             continue
         figure = _Figure(row["k_shot"], row["mean"], row["seeds"])
         known = figures.get(row["regime"])

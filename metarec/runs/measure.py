@@ -298,8 +298,9 @@ class _Measuring:
         self, kind: Literal["main", "curve"], episodes: EvaluationEpisodes
     ) -> dict[bool, Evaluation]:
         """The evaluation on some episodes by whether the learner adapts; keeps their rows."""
-        every = kind == "main" or self.config.evaluation.curve_unadapted
         found = self._done.setdefault(episodes.key, {})
+        # what was measured already costs nothing, so that the curve has it where it has its K
+        every = kind == "main" or self.config.evaluation.curve_unadapted or False in found
         about = {"evaluation": kind, "part": episodes.part, "regime": episodes.regime}
         named = {"k_shot": episodes.k_shot, "tasks": len(episodes), "key": episodes.key}
         self.episodes.append(about | named)

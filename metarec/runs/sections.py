@@ -245,7 +245,8 @@ class EvaluationConfig:
             for every learner and every seed of a run; None for all.
         look_tasks: likewise at each look at meta-validation during training, drawn by the seed of
             the run.
-        curve_unadapted: whether the curve is also measured without adapting, as the rest is.
+        curve_unadapted: whether the curve is also measured without adapting at every K, as the rest
+            is; or else where the rest has the same episodes, which then cost nothing.
         regime_k_shot: shots in a regime, where they are not `episode.k_shot`; of several the first
             are those of selection and of the means in the record.
     """

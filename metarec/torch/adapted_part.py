@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -112,6 +113,7 @@ class Upper(nn.Module):
         super().__init__()
         self.layer = nn.ModuleList(layers)
         self.below, self.first_only = below, first_only
+        self.cache_name = _cache_name(layers)
         self.prefix: nn.ParameterList | None = None
         if part.kind == "full":
             self.embeddings = model.embeddings
@@ -147,8 +149,14 @@ class Upper(nn.Module):
             if self.first_only and number == len(self.layer):
                 attended = _Others(last.attention.self, values, kept)
                 values = values[:, :1]
-            values = layer(values, added, past_key_values=attended)
+            values = layer(values, added, **{self.cache_name: attended})
         return values
+
+
+def _cache_name(layers: Sequence[nn.Module]) -> str:
+    """What a layer calls its cache of keys and values: another name since transformers 5.24."""
+    known = inspect.signature(layers[0].forward).parameters if layers else {}
+    return "cache" if "cache" in known else "past_key_values"
 
 
 class _Attended:

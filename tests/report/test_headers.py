@@ -16,9 +16,10 @@ LEARNERS = sorted((ROOT / "configs" / "learner").glob("*.yaml"))
 
 HEADER = "# MAML.\n#\n#   python x\n#\n# A paper.\n{}\nname: maml # Measured: never\n"
 MEASURED = re.compile(
-    r"# Measured: nDCG@10 (?P<values>[a-z_ .0-9,]+), K=(?P<k>\d+), (?P<seeds>\d+) seeds? "
-    r"\(paper/records/(?P<record>\w+)\.json\)\."
+    r"# Measured: (?P<metric>nDCG@10|MAE) (?P<values>[a-z_ .0-9,]+), (?:K=(?P<k>\d+)|protocol=\w+), "
+    r"(?P<seeds>\d+) seeds? \(paper/records/(?P<record>\w+)\.json\)\."
 )
+METRICS = {"nDCG@10": "catalogue/ndcg@10", "MAE": "rated/mae"}
 
 
 def entry_of(text: str) -> str:
@@ -49,8 +50,8 @@ def test_every_learner_says_what_was_measured_as_the_record_has_it(file: Path) -
             for row in rows
             if row["learner"] == file.stem
             and row["regime"] == name.replace("item tasks", "item_cold")
-            and row["k_shot"] == int(found["k"])
-            and row["metric"] == "catalogue/ndcg@10"
+            and (found["k"] is None or row["k_shot"] == int(found["k"]))
+            and row["metric"] == METRICS[found["metric"]]
         ]
         assert figure == f"{row['mean']:.3f}".removeprefix("0")
         assert row["seeds"] == int(found["seeds"])

@@ -440,7 +440,7 @@ def test_a_retriever_that_needs_features_gets_them(
 
 
 def test_the_curve_may_leave_out_what_does_not_adapt(make_config: Make, tmp_path: Path) -> None:
-    """What stands beside it at `k_shot` is measured, also where the curve has the same episodes."""
+    """At `k_shot` the curve has the same episodes as what stands beside it, which is measured."""
     evaluation = {"regimes": ["user_cold"], "parts": ["test"], "k_curve": [1, 3]}
     both, one = (
         run(make_config(evaluation=evaluation | more, episode={"k_shot": 3}), tmp_path / "results")
@@ -449,8 +449,9 @@ def test_the_curve_may_leave_out_what_does_not_adapt(make_config: Make, tmp_path
     assert one.metrics == both.metrics
     assert one.content["without_adaptation"] == both.content["without_adaptation"] != {}
     rows = both.per_task
-    kept = rows[(rows["evaluation"] == "main") | rows["adapted"]]
+    kept = rows[(rows["k_shot"] == 3) | rows["adapted"]]
     assert len(kept) < len(rows)
+    assert set(kept.loc[~kept["adapted"], "evaluation"]) == {"main", "curve"}
     pd.testing.assert_frame_equal(one.per_task, kept.reset_index(drop=True))
 
 
