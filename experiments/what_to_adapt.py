@@ -96,13 +96,16 @@ class Plan:
 
     def runs(self, retriever: RunConfig, rates: dict[str, float]) -> list[RunConfig]:
         """The retriever by itself, then every choice: those at a time differ in their pairs."""
-        own = self._run(self._tuned(retriever.learner.name))
-        found = [self._with(own, retriever)]
+        own = self._with(self._run(self._tuned(retriever.learner.name)), retriever)
+        found = [replace(own, seed=seed) for seed in self.settings["seeds"]]
         for reads in self.settings["reads"]:
             for adapted in self.settings["adapted"]:
+                few = self.settings["seeds_of"].get(adapted, {})
                 for name in self.settings["learners"][reads]:
-                    found.append(self._bert(name, adapted, retriever, **{RATE: rates[adapted]}))
-        return [replace(one, seed=seed) for one in found for seed in self.settings["seeds"]]
+                    config = self._bert(name, adapted, retriever, **{RATE: rates[adapted]})
+                    seeds = few.get(reads, self.settings["seeds"])
+                    found += [replace(config, seed=seed) for seed in seeds]
+        return found
 
     def timings(self, retriever: RunConfig, rates: dict[str, float]) -> list[RunConfig]:
         """Every choice on a few users at the first seed, almost untrained: its seconds."""
@@ -117,7 +120,12 @@ class Plan:
                     replace(
                         config,
                         learner=learner,
-                        evaluation=replace(config.evaluation, tasks=timing["tasks"], look_tasks=1),
+                        evaluation=replace(
+                            config.evaluation,
+                            tasks=timing["tasks"],
+                            look_tasks=1,
+                            k_curve=(config.episode.k_shot,),
+                        ),
                         experiment=f"{config.experiment}{SECONDS}",
                     )
                 )

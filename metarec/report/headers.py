@@ -99,8 +99,9 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
         )
         k_shot, seeds = next((one.k_shot, one.seeds) for one in shown.values())
         how = name.replace("_", "=", 1) if kind == "rating" else f"K={k_shot}"
+        fits = f"{seeds} seed{'s' if seeds > 1 else ''}"
         return (
-            f"{metric_label(_METRICS[kind])} {values}, {how}, {seeds} seed{'s' if seeds > 1 else ''} "
+            f"{metric_label(_METRICS[kind])} {values}, {how}, {fits} "
             f"({paper.resolve().name}/records/{name}.json)."
         )
     return NOTHING

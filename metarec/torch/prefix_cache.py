@@ -19,7 +19,7 @@ from metarec.torch.text_batches import Prefix, Texts, by_length
 from metarec.writing import replacing
 
 MEBIBYTE = 1 << 20
-BATCH = 32
+BATCH = 16
 """Texts of a batch."""
 TextCache = Callable[[np.ndarray], Texts]
 """From the numbers of texts to what is frozen of them."""

@@ -16,8 +16,9 @@ LEARNERS = sorted((ROOT / "configs" / "learner").glob("*.yaml"))
 
 HEADER = "# MAML.\n#\n#   python x\n#\n# A paper.\n{}\nname: maml # Measured: never\n"
 MEASURED = re.compile(
-    r"# Measured: (?P<metric>nDCG@10|MAE) (?P<values>[a-z_ .0-9,]+), (?:K=(?P<k>\d+)|protocol=\w+), "
-    r"(?P<seeds>\d+) seeds? \(paper/records/(?P<record>\w+)\.json\)\."
+    r"# Measured: (?P<metric>nDCG@10|MAE) (?P<values>[a-z_ .0-9,]+), "
+    r"(?:K=(?P<k>\d+)|protocol=\w+), (?P<seeds>\d+) seeds? "
+    r"\(paper/records/(?P<record>\w+)\.json\)\."
 )
 METRICS = {"nDCG@10": "catalogue/ndcg@10", "MAE": "rated/mae"}
 
