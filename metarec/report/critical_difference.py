@@ -20,7 +20,7 @@ from metarec.evaluation.ranks import PAIR_TESTS, PairTest
 from metarec.report.blocks import Choice, Entrants, Measured, entrants_of, measured_of
 from metarec.report.cells import PRIMARY
 from metarec.report.collect import Results, failed_records, finished_records, read_records
-from metarec.report.console import print_wide, warn
+from metarec.report.console import announce
 from metarec.report.figures import SUFFIXES
 from metarec.report.files import write_bytes, write_text
 from metarec.report.notes import joined_versions
@@ -133,11 +133,7 @@ def publish(rankings: Sequence[Ranking], paper: Path, console: Console | None = 
         written.append(write_text(paper / "tables" / f"{name}.md", table.to_markdown()))
         written.append(write_text(paper / "records" / f"{name}.json", record))
     if console is not None:
-        for table in tables:
-            print_wide(console, table, WIDTH)
-        warn(console, tables)
-        for path in written:
-            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        announce(console, tables, written, WIDTH)
     return written
 
 

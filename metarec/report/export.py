@@ -6,10 +6,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from metarec.errors import RunError
 from metarec.report.assemble import Report
+from metarec.report.files import write_text
 from metarec.report.provenance import Provenance
 from metarec.report.table import Estimate, Source, Table
 
@@ -127,3 +129,13 @@ def _rounded(value: float) -> Any:
         return None
     # six digits are enough of a mean, but not of a count
     return int(value) if value >= 1e6 and value.is_integer() else float(f"{value:.6g}")
+
+
+def write_table(table: Table, sources: Sequence[Provenance], paper: Path) -> list[Path]:
+    """Writes a table as LaTeX and Markdown, and its small record; returns the three files."""
+    record = small_record(table.full_title, numbers_of(table), sources)
+    return [
+        write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()),
+        write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()),
+        write_text(paper / "records" / f"{table.name}.json", record),
+    ]

@@ -5,7 +5,6 @@ python -m metarec.report.hybrid results/hybrid results/hybrid_blocks --paper pap
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 from collections.abc import Sequence
@@ -15,12 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from metarec.errors import MetarecError, RunError
+from metarec.errors import RunError
 from metarec.report.cells import Column, column_cells, grouped
-from metarec.report.collect import failed_records, finished_records, read_records, results_of
-from metarec.report.console import print_wide, warn
-from metarec.report.export import numbers_of, small_record
-from metarec.report.files import write_text
+from metarec.report.collect import failed_records, finished_records, results_of
+from metarec.report.console import announce, command
+from metarec.report.export import write_table
 from metarec.report.labels import Variant, label_of
 from metarec.report.notes import notes_of
 from metarec.report.provenance import Provenance, provenance_of
@@ -98,18 +96,9 @@ def build_report(
         made.append(_blocks_table(measured))
     if not made:
         raise RunError("no record to report; run experiments/hybrid.py")
-    written = []
-    for table, source in made:
-        record = small_record(table.full_title, numbers_of(table), (source,))
-        written.append(write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()))
-        written.append(write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()))
-        written.append(write_text(paper / "records" / f"{table.name}.json", record))
+    written = [path for table, source in made for path in write_table(table, [source], paper)]
     if console is not None:
-        for table, _ in made:
-            print_wide(console, table, WIDTH)
-        warn(console, [table for table, _ in made])
-        for path in written:
-            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        announce(console, [table for table, _ in made], written, WIDTH)
     return written
 
 
@@ -266,29 +255,13 @@ def _range(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m metarec.report.hybrid",
-        description="Makes the tables of the hybrid learner, from records only.",
+    return command(
+        "metarec.report.hybrid",
+        "Makes the tables of the hybrid learner, from records only.",
+        "results/hybrid and results/hybrid_blocks",
+        build_report,
+        arguments,
     )
-    parser.add_argument(
-        "results", nargs="+", type=Path, help="results/hybrid and results/hybrid_blocks"
-    )
-    parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
-    parser.add_argument(
-        "--allow-mixed-versions",
-        action="store_true",
-        help="let records of different versions of the code stand in one table",
-    )
-    options = parser.parse_args(arguments)
-    from rich.console import Console
-
-    try:
-        records = [record for folder in options.results for record in read_records(folder)]
-        build_report(records, options.paper, Console(), options.allow_mixed_versions)
-    except MetarecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":

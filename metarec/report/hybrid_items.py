@@ -23,9 +23,8 @@ from metarec.errors import MetarecError, RunError
 from metarec.evaluation.items_left_out import jackknife_error, means_without
 from metarec.evaluation.significance import MIN_SEEDS
 from metarec.report.collect import read_records, results_of
-from metarec.report.console import print_wide
-from metarec.report.export import numbers_of, small_record
-from metarec.report.files import write_text
+from metarec.report.console import announce
+from metarec.report.export import write_table
 from metarec.report.provenance import provenance_of
 from metarec.report.table import (
     Cell,
@@ -91,14 +90,9 @@ def build_report(
     results = results_of(used, (), "user", ("binary",))
     assert results is not None
     source = provenance_of(replace(results, module="metarec.report.hybrid_items"))
-    record = small_record(table.full_title, numbers_of(table), (source,))
-    written = [
-        write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()),
-        write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()),
-        write_text(paper / "records" / f"{table.name}.json", record),
-    ]
+    written = write_table(table, [source], paper)
     if console is not None:
-        print_wide(console, table, 120)
+        announce(console, [table], written, 120)
     return written
 
 

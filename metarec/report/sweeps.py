@@ -5,20 +5,18 @@ python -m metarec.report.sweeps results/sweeps --paper paper
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metarec.errors import MetarecError, RunError
-from metarec.report.collect import read_records
-from metarec.report.console import print_wide, warn
+from metarec.errors import RunError
+from metarec.report.console import announce, command
 from metarec.report.curve import curve_of
-from metarec.report.export import numbers_of, small_record
+from metarec.report.export import write_table
 from metarec.report.figures import SUFFIXES, render_k_shot
-from metarec.report.files import write_bytes, write_text
+from metarec.report.files import write_bytes
 from metarec.report.sweeps_figure import render_shares, shares_of
 from metarec.report.sweeps_points import Point, Sweeps, provenances, sweeps_of
 from metarec.report.sweeps_signal import adaptation_sweep, signal_tables
@@ -73,25 +71,15 @@ def build_report(
             f"nothing was swept in {len(records)} records: there is no curve over K, one split "
             "alone, and no learner over two signals; run experiments/sweeps.py"
         )
-    written = []
-    for table, points in made:
-        record = small_record(table.full_title, numbers_of(table), provenances(points))
-        written.append(write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()))
-        written.append(write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()))
-        written.append(write_text(paper / "records" / f"{table.name}.json", record))
+    written = [
+        path for table, points in made for path in write_table(table, provenances(points), paper)
+    ]
     tables = [table for table, _ in made]
     for name, picture in _pictures(sweeps, tables):
         written.append(write_bytes(paper / "figures" / name, picture))
     if console is not None:
-        for table in tables:
-            print_wide(console, table, WIDTH)
-            console.print()
-        warn(console, tables)
         failed = sum(len(point.results.failed) for point in sweeps.points)
-        if failed:
-            console.print(f"left out, since they failed: {failed} runs", style="bold red")
-        for path in written:
-            console.print(f"wrote {path}", highlight=False, markup=False, soft_wrap=True)
+        announce(console, tables, written, WIDTH, failed)
     return written
 
 
@@ -123,29 +111,13 @@ def _pictures(sweeps: Sweeps, tables: Sequence[Table]) -> Iterator[tuple[str, by
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m metarec.report.sweeps",
-        description="Makes the tables and figures of sweeps, from records only.",
+    return command(
+        "metarec.report.sweeps",
+        "Makes the tables and figures of sweeps, from records only.",
+        "folder of the experiment: results/sweeps",
+        build_report,
+        arguments,
     )
-    parser.add_argument(
-        "results", nargs="+", type=Path, help="folder of the experiment: results/sweeps"
-    )
-    parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
-    parser.add_argument(
-        "--allow-mixed-versions",
-        action="store_true",
-        help="let records of different versions of the code stand in one table",
-    )
-    options = parser.parse_args(arguments)
-    from rich.console import Console
-
-    try:
-        records = [record for folder in options.results for record in read_records(folder)]
-        build_report(records, options.paper, Console(), options.allow_mixed_versions)
-    except MetarecError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
 
 
 if __name__ == "__main__":
