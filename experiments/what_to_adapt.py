@@ -88,7 +88,7 @@ class Plan:
                         validate_every=steps,
                     )
                 )
-                for rate in self.settings["rates"]
+                for rate in self.settings["rates_of"].get(adapted, self.settings["rates"])
             }
             for adapted in self.settings["adapted"]
             if adapted != "head"
