@@ -42,7 +42,8 @@ def test_it_draws_tunes_runs_and_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("METAREC_CACHE", str(tmp_path / "cache"))
-    given = [*TINY, "plan.adapted=[head,lora]"]
+    own = ["plan.rates_of={lora:[0.2,2.0]}", "plan.seeds_of={head:{bi:[0,1]}}"]
+    given = [*TINY, "plan.adapted=[head,lora]", *own]
     assert script("what_to_adapt", *given) == 0
     results = tmp_path / "results"
     chosen = load_records(results, "what_to_adapt_validation")
@@ -59,10 +60,14 @@ def test_it_draws_tunes_runs_and_reports(
         for one in chosen
         if one.learner == "bert_maml_lora"
     }
+    assert trials.keys() == {0.2, 2.0}
 
     records = load_records(results, "what_to_adapt")
-    # the retriever, and two choices by two learners that read in two ways
-    assert len(records) == 1 + 2 * 2 * 2
+    # the retriever, and two choices by two learners that read in two ways; heads have seeds of
+    # their own where they are asked for
+    seeds = [one.seed for one in records if one.learner == "bert_maml_head"]
+    assert sorted(seeds) == [0, 1]
+    assert len(records) == 1 + 2 * 2 * 2 + 2
     for record in records:
         evaluation = record.config.evaluation
         assert evaluation.retriever is not None
