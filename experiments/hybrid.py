@@ -2,11 +2,13 @@
 
     python experiments/hybrid.py data.folder=FOLDER split.source=FOLDER/melu
     python experiments/hybrid.py 'plan.stages=[blocks]' data.folder=… split.source=…
+    python experiments/hybrid.py 'plan.stages=[test]' plan.test.setting=as_it_is data.folder=… …
 
 The plan is `configs/experiment/hybrid.yaml`. First each setting of the learner, and the baselines,
 are measured on every block of years; the setting whose nDCG@10 is best on average over blocks and
 regimes is chosen; only that meets the test, beside the other learners, which fit without the blocks
-held out. What is finished is skipped, so that an interrupted call goes on.
+held out. Where `plan.test.setting` names one that was chosen before, the blocks may be left out.
+What is finished is skipped, so that an interrupted call goes on.
 """
 
 from __future__ import annotations
@@ -63,6 +65,16 @@ class Plan:
         for stage in self.settings["stages"]:
             if stage not in STAGES:
                 raise ConfigError(f"plan.stages: {stage!r} is unknown{did_you_mean(stage, STAGES)}")
+        setting, known = self.settings["test"]["setting"], self._names()
+        if setting is not None and setting not in known:
+            raise ConfigError(
+                f"plan.test.setting: {setting!r} is unknown{did_you_mean(setting, known)}"
+            )
+        if setting is None and "blocks" not in self.settings["stages"]:
+            raise ConfigError(
+                f"plan.stages={self.settings['stages']} chooses no setting: add blocks, or name in "
+                "plan.test.setting the one that blocks chose before (paper/tables/hybrid_blocks.md)"
+            )
 
     def blocks(self) -> list[RunConfig]:
         """Each setting and each baseline on each block of years, on validation."""
@@ -124,12 +136,13 @@ def main(arguments: list[str]) -> int:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         plan = Plan(overrides)
+        stages, setting = plan.settings["stages"], plan.settings["test"]["setting"]
         blocks = plan.blocks()
         # what all runs share is made once, and kept on disk for the workers
         prepare(blocks[0], needs_features=True, progress=plan.progress)
-        records = run_all(blocks, plan, "blocks")
-        setting = best_setting(records)
-        if "test" in plan.settings["stages"]:
+        records = run_all(blocks, plan, "blocks") if "blocks" in stages else []
+        setting = setting or best_setting(records)
+        if "test" in stages:
             records += run_all(plan.tests(setting), plan, "test")
     build_report(records, Path(plan.settings["paper"]), console)
     console.print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")

@@ -22,9 +22,11 @@ import numpy as np
 from metarec.errors import MetarecError, RunError
 from metarec.evaluation.items_left_out import jackknife_error, means_without
 from metarec.evaluation.significance import MIN_SEEDS
-from metarec.report.collect import read_records, results_of
+from metarec.report.cells import Column
+from metarec.report.collect import finished_records, read_records, results_of
 from metarec.report.console import announce
 from metarec.report.export import write_table
+from metarec.report.notes import source_notes
 from metarec.report.provenance import provenance_of
 from metarec.report.table import (
     Cell,
@@ -49,7 +51,7 @@ if TYPE_CHECKING:
 METRIC = "catalogue/ndcg@10"
 NORMAL = 1.96
 """Standard errors of a 95 % interval."""
-ROWS = ("Hybrid", "Hybrid, 0 steps", "Predicted popularity")
+ROWS = ("Hybrid", "Hybrid, no support", "Predicted popularity")
 REGIMES = ("item_cold", "both_cold")
 
 
@@ -59,6 +61,7 @@ def build_report(
     console: Console | None = None,
     groups: int = 20,
     progress: bool = False,
+    allow_mixed_versions: bool = False,
 ) -> list[Path]:
     """Writes the table of errors over items, and prints it.
 
@@ -69,11 +72,13 @@ def build_report(
         console: where the table is printed; nowhere if None.
         groups: of items.
         progress: whether to show progress bars.
+        allow_mixed_versions: whether records of different versions of the code may stand together.
 
     Raises:
-        RunError: if one of the two learners is missing.
+        RunError: if one of the two learners is missing, or the versions differ.
     """
-    own = [one for one in records if one.status == "finished"]
+    wanted = [one for one in records if one.learner in ("hybrid", "predicted_popularity")]
+    own = finished_records(wanted, allow_mixed_versions)
     hybrid = {one.seed: one for one in own if one.learner == "hybrid"}
     popular = {one.seed: one for one in own if one.learner == "predicted_popularity"}
     seeds = sorted(hybrid.keys() & popular.keys())
@@ -85,11 +90,13 @@ def build_report(
     for seed in seeds:
         for place, values in _of_seed(hybrid[seed], popular[seed], groups, progress).items():
             found.setdefault(place, []).append(values)
-    table = _table(found, groups, seeds, len(own))
     used = [one for seed in seeds for one in (hybrid[seed], popular[seed])]
     results = results_of(used, (), "user", ("binary",))
     assert results is not None
-    source = provenance_of(replace(results, module="metarec.report.hybrid_items"))
+    results = replace(results, module="metarec.report.hybrid_items")
+    columns = [Column(f"{regime}, {k}", METRIC, regime, k) for regime, k in found]
+    table = _table(found, groups, seeds, source_notes([(results, columns)])[1:])
+    source = provenance_of(results)
     written = write_table(table, [source], paper)
     if console is not None:
         announce(console, [table], written, 120)
@@ -134,7 +141,7 @@ def _table(
     found: Mapping[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]],
     groups: int,
     seeds: Sequence[int],
-    records: int,
+    sources: Sequence[str],
 ) -> Table:
     rows: dict[str, list[Cell]] = {name: [] for name in ROWS}
     gains: dict[str, list[Cell]] = {f"minus {name.lower()}": [] for name in ROWS[1:]}
@@ -164,7 +171,7 @@ def _table(
             "groups of cold items after another, from candidates and queries; means over "
             f"{len(seeds)} seeds. They are those of other cold items, where the intervals of "
             "`hybrid.md` are those of other users.",
-            f"{records} records, by python -m metarec.report.hybrid_items results/hybrid.",
+            *sources,
         ),
         preliminary=len(seeds) < MIN_SEEDS,
     )
@@ -192,13 +199,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("results", nargs="+", type=Path, help="folder such as results/hybrid")
     parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
     parser.add_argument("--groups", type=int, default=20, help="groups of items (default: 20)")
+    parser.add_argument(
+        "--allow-mixed-versions",
+        action="store_true",
+        help="let records of different versions of the code stand in one table",
+    )
     options = parser.parse_args(arguments)
     from rich.console import Console
 
     console = Console()
     try:
         records = [record for folder in options.results for record in read_records(folder)]
-        build_report(records, options.paper, console, options.groups, console.is_terminal)
+        build_report(
+            records, options.paper, console, options.groups, console.is_terminal,
+            options.allow_mixed_versions,
+        )  # fmt: skip
     except MetarecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

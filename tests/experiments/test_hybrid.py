@@ -124,6 +124,41 @@ def test_blocks_choose_the_setting_that_meets_the_test(
         assert gain == pytest.approx(mean - rows["Predicted popularity", regime][0], abs=2e-6)
 
 
+def test_a_setting_that_was_chosen_before_meets_the_test_without_blocks(
+    hybrid: Script, tmp_path: Path
+) -> None:
+    assert hybrid("plan.stages=[test]", "plan.test.setting=no_text") == 0
+    assert not (tmp_path / "results" / "hybrid_blocks").exists()
+    tested = load_records(tmp_path / "results", "hybrid")
+    assert tested[0].config.learner.arguments["knn_weight"] == 0.0
+    assert not (tmp_path / "paper" / "tables" / "hybrid_blocks.md").exists()
+    small = json.loads((tmp_path / "paper" / "records" / "hybrid_margin.json").read_text())
+    rows = {(row[0], row[1]): row[4] for row in small["rows"]}
+    own = tested[0].per_task
+    for regime in ("item_cold", "both_cold"):
+        here = own[own["regime"] == regime]
+        with_shots, without = (
+            here.loc[here["adapted"] == adapted, "catalogue/ndcg@10"].mean()
+            for adapted in (True, False)
+        )
+        difference = rows["hybrid - hybrid, no support", regime]
+        assert difference == pytest.approx(with_shots - without, abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["plan.stages=[test]"], "chooses no setting: add blocks, or name in plan.test.setting"),
+        (["plan.test.setting=no_txt"], "plan.test.setting: 'no_txt' is unknown; did you mean"),
+    ],
+)
+def test_a_test_without_a_setting_is_refused(
+    hybrid: Script, capsys: pytest.CaptureFixture[str], given: list[str], said: str
+) -> None:
+    assert hybrid(*given) == 1
+    assert said in capsys.readouterr().err
+
+
 def test_an_unknown_stage_is_refused(hybrid: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert hybrid("plan.stages=[block]") == 1
     assert "plan.stages: 'block' is unknown; did you mean 'blocks'" in capsys.readouterr().err
