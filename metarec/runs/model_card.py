@@ -149,6 +149,11 @@ def _use(materials: Materials, config: ScorerConfig, name: str) -> str:
     cross = config.arguments["reads"] == "cross"
     named = f"    titles={_listed(titles)},\n" if cross else ""
     note = " `titles` name the shots in a sentence (`{title_template}`)." if cross else ""
+    cut = (
+        f"{config.arguments['pair_length']} tokens of a user's and an item's text together"
+        if cross
+        else f"{config.max_length} tokens"
+    )
     return f"""```python
 import metarec
 
@@ -163,7 +168,7 @@ for text, score in scorer.rank(
 ```
 
 Labels are {meaning}. Write texts as in training: `{config.template}`; what is beyond
-{config.max_length} tokens is cut off.{note.replace("{title_template}", str(config.title_template))}
+{cut} is cut off.{note.replace("{title_template}", str(config.title_template))}
 Without shots (`shots=[], labels=[]`) it scores for anybody. `scorer.scores(…)` gives the score of
 every candidate."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,6 +25,9 @@ EPSILON = 1e-12
 
 # One token between the special ones.
 _SHORTEST = 3
+
+_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "camembert", "data2vec-text")
+"""Types of models whose first position is the one behind the number of their padding."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class EncoderSettings:
         file = self.checkpoint.folder / "config.json"
         config = json.loads(file.read_text(encoding="utf-8"))
         positions = config.get("max_position_embeddings", self.max_length)
+        if config.get("model_type") in _COUNT_FROM_PADDING:
+            positions -= int(config.get("pad_token_id", 1)) + 1
         if not _SHORTEST <= self.max_length <= positions:
             raise TextError(
                 f"max_length is {self.max_length}; with checkpoint {self.checkpoint.name!r} it may "
@@ -102,7 +108,7 @@ class Pair:
 
 
 class Tokenizer:
-    """The tokenizer of a checkpoint, which is read when it is first needed.
+    """The tokenizer of a checkpoint, which is read when it is first needed; threads may share it.
 
     Args:
         folder: of the checkpoint.
@@ -113,6 +119,8 @@ class Tokenizer:
         self.folder = folder
         self.max_length = max_length
         self._short: dict[str, str] = {}
+        # the library keeps where it cuts off as a state of the tokenizer
+        self._alone = threading.RLock()
 
     @property
     def padding(self) -> int:
@@ -154,16 +162,17 @@ class Tokenizer:
         check_texts(items)
         if not len(users):
             return []
-        room = self.max_length - int(self._loaded.num_special_tokens_to_add(pair=True))
-        encoded = self._loaded(
-            list(users),
-            [self._shortened(item, room) for item in items],
-            truncation="only_first",
-            max_length=self.max_length,
-            padding=False,
-            return_attention_mask=False,
-            verbose=False,
-        )
+        with self._alone:
+            room = self.max_length - int(self._loaded.num_special_tokens_to_add(pair=True))
+            encoded = self._loaded(
+                list(users),
+                [self._shortened(item, room) for item in items],
+                truncation="only_first",
+                max_length=self.max_length,
+                padding=False,
+                return_attention_mask=False,
+                verbose=False,
+            )
         tokens = encoded["input_ids"]
         types = encoded.get("token_type_ids", [None] * len(tokens))
         return [Pair(*pair) for pair in zip(tokens, types, strict=True)]
@@ -203,15 +212,16 @@ class Tokenizer:
         check_texts(texts)
         if not len(texts):
             return []
-        encoded = self._loaded(
-            list(texts),
-            padding=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            # Says nothing of texts that are longer than the model: they are counted.
-            verbose=False,
-            **limit,
-        )
+        with self._alone:
+            encoded = self._loaded(
+                list(texts),
+                padding=False,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+                # Says nothing of texts that are longer than the model: they are counted.
+                verbose=False,
+                **limit,
+            )
         tokens: list[list[int]] = encoded["input_ids"]
         return tokens
 

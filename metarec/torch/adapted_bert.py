@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,11 +18,12 @@ from jaxtyping import Float32
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from metarec.errors import LearnerError
+from metarec.errors import LearnerError, did_you_mean
 from metarec.text.checkpoint import Checkpoint
 from metarec.torch.adapted_part import (
     AdaptedPart,
     added_to_logits,
+    check_layers,
     embedded,
     upper_of,
     weights_that_adapt,
@@ -31,7 +32,7 @@ from metarec.torch.bert import Attention, load
 from metarec.torch.encoder import pool
 from metarec.torch.text_batches import Prefix, Texts
 
-Precision = Literal["fp32", "bf16", "fp16"]
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Compute:
         compile: whether `torch.compile` makes one program of the layers that adapt.
     """
 
-    precision: Precision = "fp32"
+    precision: str = "fp32"
     checkpointing: bool = False
     compile: bool = False
 
@@ -56,6 +57,11 @@ class Compute:
         Raises:
             LearnerError: naming the way out.
         """
+        if self.precision not in PRECISIONS:
+            raise LearnerError(
+                f"learner.precision={self.precision!r} is unknown"
+                f"{did_you_mean(self.precision, PRECISIONS)}"
+            )
         if self.precision != "fp32" and device.type == "cpu":
             raise LearnerError(
                 f"learner.precision={self.precision} needs a GPU: on a CPU it is slower than fp32; "
@@ -94,7 +100,8 @@ class AdaptedBert:
         frozen: number of layers below the lowest that adapts.
 
     Raises:
-        LearnerError: if the checkpoint has other layers, or fewer than are to adapt.
+        LearnerError: if the checkpoint has other layers, or fewer than are to adapt, or its states
+            are not those of its layers one after another.
         TextError: if it cannot be loaded.
     """
 
@@ -111,12 +118,13 @@ class AdaptedBert:
         # transformers, peft and torch's own layers draw from torch's global state: it stays
         with torch.random.fork_rng(devices=[]):
             self._model = load(checkpoint.folder, attention).to(device)
+            check_layers(self._model, checkpoint.name)
             self._upper, self.frozen = upper_of(self._model, part, checkpoint.name, first_only)
             adapts = weights_that_adapt(
                 self._upper.to(device), part, self._model.config.hidden_size, rng
             )
         self.part, self.checkpoint, self.device = part, checkpoint, torch.device(device)
-        self.compute = compute or Compute()
+        self.compute, self.attention = compute or Compute(), attention
         self.embedding_size: int = self._model.config.hidden_size
         self.vocabulary: int = self._model.config.vocab_size
         # clones: they may be moved, and the module's own stay pretrained

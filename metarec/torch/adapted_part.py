@@ -20,6 +20,10 @@ ADAPTS: tuple[Adapts, ...] = (
 )
 
 
+_AS_GOOD_AS_EQUAL = 1e-3
+"""Share of the largest state that rounding may change."""
+
+
 @dataclass(frozen=True)
 class AdaptedPart:
     """Which weights of a BERT adapt.
@@ -86,14 +90,52 @@ def embedded(model: Any, given: Mapping[str, Tensor]) -> Tensor:
     return values
 
 
-def upper_of(model: Any, part: AdaptedPart, name: str, first_only: bool) -> tuple[Upper, int]:
-    """The layers from the lowest that adapts, and the number of those below."""
+@torch.no_grad()
+def check_layers(model: Any, name: str) -> None:
+    """Refuses a model that is more than its embeddings and its layers, one after another.
+
+    A layer norm behind the last layer, or positions that each layer adds, would be left out without
+    a word. So the states of a few tokens are compared with the model's own.
+
+    Args:
+        model: of transformers.
+        name: of its checkpoint.
+
+    Raises:
+        LearnerError: naming the models that serve.
+    """
+    kinds = "choose a BERT, RoBERTa, XLM-RoBERTa or ELECTRA"
     layers = getattr(getattr(model, "encoder", None), "layer", None)
     if layers is None:
         raise LearnerError(
             f"checkpoint {name!r} is a {type(model).__name__}, whose layers are not at "
-            "encoder.layer; choose a BERT, RoBERTa, XLM-RoBERTa or ELECTRA"
+            f"encoder.layer; {kinds}"
         )
+    device = next(model.parameters()).device
+    # no padding among them, wherever that is
+    ids = torch.arange(3, 9, device=device)[None] % model.config.vocab_size
+    mask = torch.ones_like(ids)
+    try:
+        wanted = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        values = embedded(model, {"input_ids": ids})
+        for layer in layers:
+            values = layer(values, added_to_logits(mask, values.dtype))
+        apart = float((values - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-6)
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise LearnerError(
+            f"checkpoint {name!r} is a {type(model).__name__}, whose layers cannot be computed one "
+            f"after another ({error}); {kinds}"
+        ) from error
+    if apart > _AS_GOOD_AS_EQUAL:
+        raise LearnerError(
+            f"checkpoint {name!r} is a {type(model).__name__}, whose states are not those of its "
+            f"layers one after another (they differ by {apart:.1g} of the largest); {kinds}"
+        )
+
+
+def upper_of(model: Any, part: AdaptedPart, name: str, first_only: bool) -> tuple[Upper, int]:
+    """The layers from the lowest that adapts, and the number of those below."""
+    layers = model.encoder.layer
     if part.layers > len(layers):
         raise LearnerError(
             f"learner.adapted_layers={part.layers}: checkpoint {name!r} has {len(layers)} layers"

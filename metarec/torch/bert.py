@@ -12,6 +12,7 @@ from metarec.errors import TextError
 
 Attention = Literal["sdpa", "eager"]
 """Fused attention, which has no second derivative, or attention written out, which has."""
+ATTENTIONS: tuple[Attention, ...] = ("sdpa", "eager")
 
 
 def load(folder: Path, attention: Attention = "sdpa") -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from metarec.inputs import Inputs, nonzero
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
 from metarec.loops import InnerLoop, OuterLoop, OuterLoss
 from metarec.torch import bert_loop, episodic
-from metarec.torch.adapted_bert import Compute, Precision
+from metarec.torch.adapted_bert import Compute
 from metarec.torch.adapted_part import AdaptedPart
 from metarec.torch.batches import ahead, sent
-from metarec.torch.bert import Attention
+from metarec.torch.bert import ATTENTIONS, Attention
 from metarec.torch.bert_loop import Shots, TextScorer, UserTask
 from metarec.torch.bi_encoder import BiEncoder
 from metarec.torch.cross_encoder import CrossEncoder
@@ -36,6 +36,7 @@ READS: tuple[Reads, ...] = ("bi", "cross")
 BLOCK = 1024
 """Candidates whose texts are in memory at once."""
 _SEEN_PAIRS = 512
+_SHORTEST_PAIR = 8
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class BertLearner:
         inner_learning_rate: float = 0.01,
         bert_inner_learning_rate: float = 0.01,
         first_order: bool = True,
-        attention: Attention = "sdpa",
+        attention: str = "sdpa",
         scorer: ScorerName = "mlp",
         hidden_sizes: tuple[int, ...] = (64, 64),
         embedding_size: int = 64,
@@ -134,7 +135,7 @@ class BertLearner:
         weight_decay: float = 1.0,
         validate_every: int = 25,
         patience: int = 2,
-        precision: Precision = "fp32",
+        precision: str = "fp32",
         checkpointing: bool = False,
         compile: bool = False,
         cache_memory_mib: float = 1024.0,
@@ -158,12 +159,22 @@ class BertLearner:
                 f"learner.bert_learning_rate={bert_learning_rate} and learner.task_batch="
                 f"{task_batch} must be above 0"
             )
+        if attention not in ATTENTIONS:
+            raise LearnerError(
+                f"learner.attention={attention!r} is unknown{did_you_mean(attention, ATTENTIONS)}"
+            )
+        if reads == "cross" and pair_length < _SHORTEST_PAIR:
+            raise LearnerError(
+                f"learner.pair_length={pair_length} leaves no room for a user and an item; choose "
+                f"{_SHORTEST_PAIR} or more"
+            )
         self.device = choose_device(device)
-        self.reads, self.attention, self.pair_length = reads, attention, pair_length
+        self.attention = cast(Attention, attention)
+        self.reads, self.pair_length = reads, pair_length
         self.part = AdaptedPart(adapted, adapted_layers, rank, bottleneck, prefix_length)
         self.compute = Compute(precision, checkpointing, compile)
         if self.meta:
-            self.part.check_order(first_order, attention)
+            self.part.check_order(first_order, self.attention)
             self.compute.check(self.device, first_order)
         else:
             self.compute.check(self.device, first_order=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from metarec.errors import LearnerError
+from metarec.errors import LearnerError, TextError
 from metarec.features import Features
 from metarec.inputs import Inputs
 from metarec.learner import Feedback, Training, require_features
@@ -117,11 +117,16 @@ class Loaded:
             memory_mib: budget of the frozen states of a catalogue, in MiB.
 
         Raises:
-            LearnerError: if the checkpoint has no such part.
+            LearnerError: if the checkpoint has no such part, or no such long pairs.
             TextError: if it cannot be loaded.
         """
         encoder, cross = texts.encoder, pair_length is not None
-        longest = encoder if pair_length is None else replace(encoder, max_length=pair_length)
+        longest = encoder
+        if pair_length is not None:
+            try:
+                longest = replace(encoder, max_length=pair_length)
+            except TextError as error:
+                raise LearnerError(f"learner.pair_length={pair_length}: {error}") from error
         bert = AdaptedBert(
             encoder.checkpoint, part, np.random.default_rng([texts.seed, 2]), attention, device,
             compute, first_only=cross,

@@ -76,14 +76,17 @@ class PrefixCache:
             self._states = np.empty(shape, np.float32)
             self._fill(self._states, progress)
             return
-        if self.mebibytes > disk_mib or folder is None:
-            raise LearnerError(
-                f"the token states of {len(self._tokens):,} texts are {self.mebibytes:,.0f} MiB, "
-                f"more than learner.cache_memory_mib={memory_mib:g} and learner.cache_disk_mib="
-                f"{disk_mib:g} allow; raise one of them, or shorten text.max_length"
-            )
-        self.file = folder / f"{self._key()}.npy"
-        if not self.file.exists():
+        self.file = None if folder is None else folder / f"{self._key()}.npy"
+        if self.file is None or not self.file.exists():
+            kept = 0.0 if folder is None else _kept_in(folder) / MEBIBYTE
+            if self.file is None or kept + self.mebibytes > disk_mib:
+                beside = f" beside the {kept:,.0f} MiB in {folder}" if kept else ""
+                raise LearnerError(
+                    f"the token states of {len(self._tokens):,} texts are {self.mebibytes:,.0f} "
+                    f"MiB, more than learner.cache_memory_mib={memory_mib:g} and "
+                    f"learner.cache_disk_mib={disk_mib:g} allow{beside}; raise one of them, "
+                    "remove what is kept, or shorten text.max_length"
+                )
             self._write(self.file, shape, progress)
         self._states = np.load(self.file, mmap_mode="r", allow_pickle=False)
 
@@ -135,9 +138,7 @@ class PrefixCache:
 
     def _key(self) -> str:
         """SHA-256 of all that the states depend on."""
-        digest = hashlib.sha256(
-            f"{self._bert.checkpoint.content_hash} {self._bert.frozen}".encode()
-        )
+        digest = _settings(self._bert)
         for row in self._tokens:
             digest.update(np.array([len(row), *row], np.int64).tobytes())
         return digest.hexdigest()
@@ -169,8 +170,7 @@ class PairCache:
         self._bert, self._padding, self._folder = bert, padding, folder
         self._memory, self._disk = memory_mib * MEBIBYTE, 0.0
         if folder is not None and disk_mib:
-            kept = sum(file.stat().st_size for file in folder.glob("*.npy"))
-            self._disk = disk_mib * MEBIBYTE - kept
+            self._disk = disk_mib * MEBIBYTE - _kept_in(folder)
         self._kept: dict[str, tuple[np.ndarray, ...]] = {}
 
     def __call__(self, pairs: Sequence[Pair]) -> Texts:
@@ -229,20 +229,30 @@ class PairCache:
 
     def _key(self, batches: Sequence[Prefix]) -> str:
         """SHA-256 of all that the states depend on."""
-        bert = self._bert
-        settings = (
-            bert.checkpoint.content_hash,
-            bert.frozen,
-            bert.compute.precision,
-            bert.device.type,
-        )
-        digest = hashlib.sha256(repr(settings).encode())
+        digest = _settings(self._bert)
         for batch in batches:
             for values in (batch.values, batch.mask, batch.types):
                 if values is not None:
                     digest.update(np.array(values.shape, np.int64).tobytes())
                     digest.update(values.numpy().tobytes())
         return digest.hexdigest()
+
+
+def _settings(bert: AdaptedBert) -> hashlib._Hash:
+    """The digest of all that frozen states depend on besides the texts."""
+    settings = (
+        bert.checkpoint.content_hash,
+        bert.frozen,
+        bert.compute.precision,
+        bert.attention,
+        bert.device.type,
+    )
+    return hashlib.sha256(repr(settings).encode())
+
+
+def _kept_in(folder: Path) -> int:
+    """Bytes of the states in a folder."""
+    return sum(file.stat().st_size for file in folder.glob("*.npy"))
 
 
 def padded(

@@ -95,15 +95,21 @@ def train(
         look(0)
     else:
         _restore(optimizer, parameters, course.optimizer)
+    seen: tuple[int, Tensor] | None = None
     for step in course.steps():
         loss, values = gradients(parameters, step)
-        course.saw(step, float(loss))
+        # that of the step before: a GPU then has this one to work on while the host waits
+        if seen is not None:
+            course.saw(seen[0], float(seen[1]))
+        seen = step, loss
         for name, parameter in parameters.items():
             parameter.grad = values[name].contiguous()
         for group in optimizer.param_groups:
             group["lr"] = settings.learning_rate_at(step) * group["factor"]
         optimizer.step()
         if course.due(step + 1):
+            course.saw(step, float(loss))
+            seen = None
             look(step + 1)
     return course.best
 

@@ -176,6 +176,7 @@ def test_a_cross_encoder_that_reranks_says_so(make_text: Make, tmp_path: Path) -
     assert "`popularity` drew 10 candidates for each task" in scorer.card
     assert f"{recall:.4f} (new users, known items)" in scorer.card
     assert "titles=[" in scorer.card
+    assert "beyond\n24 tokens of a user's and an item's text together is cut off" in scorer.card
     assert rows_of(scorer.card).keys() == {
         f"user_cold/{who}" for who in ("this scorer", "0 steps", "Chance")
     }

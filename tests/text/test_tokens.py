@@ -5,6 +5,7 @@ import hashlib
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from metarec.errors import TextError
 from metarec.text import Checkpoint, EncoderSettings, Tokenizer, encode_by_length
+from metarec.text.tokens import Pair
 
 WORDS = ["heat", "fargo", "the", "of", "love", "war", "##s"]
 PAD, UNKNOWN, CLS, SEP = 0, 1, 2, 3
@@ -196,3 +198,28 @@ def test_without_texts_there_are_no_batches():
 def test_a_batch_holds_at_least_one_text(batch_size):
     with pytest.raises(TextError, match=f"batch_size is {batch_size}; it must be at least 1"):
         encode_by_length([[1]], batch_size, first_and_length, embedding_size=2)
+
+
+def test_threads_that_share_a_tokenizer_cut_as_one_does(checkpoint):
+    tokenizer = Tokenizer(checkpoint.folder, max_length=8)
+    users = ["heat of love war the fargo", "love"] * 50
+    items = ["fargo the war of heat love heats", "heat"] * 50
+
+    def pairs(_: int) -> list[Pair]:
+        # each its own items, so that no thread finds what another has shortened
+        tokenizer._short.clear()
+        return tokenizer.tokenise_pairs(users, items)
+
+    expected = pairs(0)
+    with ThreadPoolExecutor(4) as threads:
+        assert all(found == expected for found in threads.map(pairs, range(40)))
+
+
+@pytest.mark.parametrize("kind", ["roberta", "xlm-roberta", "camembert"])
+def test_models_that_count_positions_from_their_padding_have_fewer(checkpoint, kind):
+    file = checkpoint.folder / "config.json"
+    config = json.loads(file.read_text()) | {"model_type": kind, "pad_token_id": 1}
+    file.write_text(json.dumps(config))
+    assert EncoderSettings(checkpoint, max_length=62)
+    with pytest.raises(TextError, match="to 62"):
+        EncoderSettings(checkpoint, max_length=63)

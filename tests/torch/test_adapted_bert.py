@@ -353,6 +353,30 @@ def test_other_models_of_the_family_start_from_what_transformers_says(
     assert (found - expected).abs()[MASK > 0].max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("family", "message"),
+    [
+        ("RobertaPreLayerNorm", r"states are not those of its layers one after another"),
+        ("XLMRobertaXL", r"states are not those of its layers one after another"),
+        ("MPNet", r"layers cannot be computed one after another"),
+    ],
+)
+def test_a_model_that_is_more_than_its_layers_is_an_error(
+    tmp_path: Path, family: str, message: str
+) -> None:
+    """A norm behind the last layer, or a bias of positions, would be left out without a word."""
+    import transformers
+
+    config = getattr(transformers, f"{family}Config")(
+        vocab_size=11, hidden_size=SIZE, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=WIDTH, max_position_embeddings=12, initializer_range=0.3,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    getattr(transformers, f"{family}Model")(config).save_pretrained(tmp_path)
+    with pytest.raises(LearnerError, match=rf"{family}Model, whose {message}.*choose a BERT"):
+        make(Checkpoint(tmp_path, family, "0" * 64), "last_n")
+
+
 def test_a_model_with_other_layers_is_an_error(tmp_path: Path) -> None:
     from transformers import DistilBertConfig, DistilBertModel
 

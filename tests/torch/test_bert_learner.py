@@ -196,11 +196,19 @@ def test_the_pretrained_weights_have_a_rate_of_their_own_and_do_not_decay(
         ),
         ({"precision": "bf16", "device": "cpu"}, r"precision=bf16 needs a GPU"),
         ({"precision": "fp16", "device": "cpu"}, r"precision=fp16 needs a GPU"),
+        ({"precision": "fp8", "device": "cpu"}, r"learner\.precision='fp8' is unknown"),
+        ({"attention": "eagr"}, r"learner\.attention='eagr' is unknown; did you mean 'eager'"),
+        ({**CROSS, "pair_length": 4}, r"pair_length=4 leaves no room .* choose 8 or more"),
     ],
 )
 def test_what_cannot_be_computed_is_refused_at_once(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(LearnerError, match=message):
         BertMAML(**{**SMALL, **settings})
+
+
+def test_longer_pairs_than_the_checkpoint_has_positions_are_refused(training: Training) -> None:
+    with pytest.raises(LearnerError, match=r"learner\.pair_length=41: .* to 40"):
+        BertMAML(**{**SMALL, **CROSS, "pair_length": 41}).fit(training)
 
 
 def test_transfer_has_no_second_order_to_refuse() -> None:

@@ -119,6 +119,27 @@ def test_more_than_both_budgets_is_an_error_that_names_the_size(bert: AdaptedBer
         PrefixCache(bert, TOKENS, padding=0, memory_mib=0.0)
 
 
+def test_the_budget_on_disk_is_that_of_the_folder(bert: AdaptedBert, tmp_path: Path) -> None:
+    size = DISTINCT * SIZE * 4 / MEBIBYTE
+    settings: dict[str, Any] = {"memory_mib": 0.0, "folder": tmp_path}
+    PrefixCache(bert, TOKENS, 0, **settings, disk_mib=1.5 * size)
+    other = [[*row, 3] for row in TOKENS]
+    with pytest.raises(LearnerError, match=r"allow beside the 0 MiB in .*remove what is kept"):
+        PrefixCache(bert, other, 0, **settings, disk_mib=1.5 * size)
+    assert len(list(tmp_path.iterdir())) == 1
+    # what is there needs no more room
+    assert len(PrefixCache(bert, TOKENS, 0, **settings, disk_mib=1.5 * size)) == 4
+
+
+def test_states_of_another_attention_are_others(small_bert: Checkpoint, tmp_path: Path) -> None:
+    """They differ by rounding: what a run computes may not depend on who ran before."""
+    part = AdaptedPart("last_n")
+    for attention in ("sdpa", "eager", "sdpa"):
+        bert = AdaptedBert(small_bert, part, np.random.default_rng(0), attention)
+        PrefixCache(bert, TOKENS, 0, memory_mib=0.0, disk_mib=1.0, folder=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_where_the_embeddings_adapt_token_numbers_are_kept(small_bert: Checkpoint) -> None:
     full = AdaptedBert(small_bert, AdaptedPart("full"), np.random.default_rng(0))
     cache = PrefixCache(full, TOKENS, padding=0, memory_mib=0.0)
