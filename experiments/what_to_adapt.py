@@ -1,7 +1,8 @@
 """What of a BERT should adapt? Quality, seconds and memory of each choice, by MAML and transfer.
 
     python experiments/what_to_adapt.py
-    python experiments/what_to_adapt.py data=online-retail data.folder=… episode=implicit
+    python experiments/what_to_adapt.py data=online-retail data.folder=… episode=implicit \
+      results=results/online-retail plan.paper=paper/online-retail
     python experiments/what_to_adapt.py plan.seeds=[0] 'plan.adapted=[head,lora]' results=…
 
 The plan is `configs/experiment/what_to_adapt.yaml`. First the baselines are measured on validation,

@@ -26,14 +26,18 @@ MAE = "rated/mae"
 _SOURCES = (
     *(("family", "user"), ("scorers", "user"), ("main", "user")),
     *(("family_items", "item"), ("item_tasks", "item")),
+    ("what_to_adapt", "reranking"),
     ("protocol_melu", "rating"),
 )
 _REGIMES = {
     "user": ("user_cold", "both_cold"),
     "item": ("item_cold",),
+    "reranking": ("user_cold",),
     "rating": ("user_cold", "both_cold"),
 }
-_METRICS = {"user": PRIMARY, "item": PRIMARY, "rating": MAE}
+_METRICS = {"user": PRIMARY, "item": PRIMARY, "reranking": PRIMARY, "rating": MAE}
+ADAPTED = "last_n"
+"""What of a BERT adapts where a configuration does not say otherwise."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
     """What the header of a learner says, such as `nDCG@10 user_cold .267, K=10, 3 seeds (…)`.
 
     A protocol has shots of its own, as many as a user's history leaves, so that its K is not said.
+    Of a BERT that adapts, the figures are those of `ADAPTED`, after reranking.
 
     Args:
         learner: its name.
@@ -89,7 +94,8 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
     for name, kind in _SOURCES:
         if name not in records:
             continue
-        figures = _figures(records[name], learner, _METRICS[kind])
+        row = f"{learner}_{ADAPTED}" if kind == "reranking" else learner
+        figures = _figures(records[name], row, _METRICS[kind])
         shown = {regime: figures[regime] for regime in _REGIMES[kind] if regime in figures}
         if not shown:
             continue
@@ -99,6 +105,7 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
         )
         k_shot, seeds = next((one.k_shot, one.seeds) for one in shown.values())
         how = name.replace("_", "=", 1) if kind == "rating" else f"K={k_shot}"
+        how += f", adapted={ADAPTED}, reranking" if kind == "reranking" else ""
         fits = f"{seeds} seed{'s' if seeds > 1 else ''}"
         return (
             f"{metric_label(_METRICS[kind])} {values}, {how}, {fits} "

@@ -169,7 +169,7 @@ class BertLearner:
                 f"{_SHORTEST_PAIR} or more"
             )
         self.device = choose_device(device)
-        self.attention = cast(Attention, attention)
+        self.attention: Attention = attention
         self.reads, self.pair_length = reads, pair_length
         self.part = AdaptedPart(adapted, adapted_layers, rank, bottleneck, prefix_length)
         self.compute = Compute(precision, checkpointing, compile)

@@ -17,7 +17,8 @@ LEARNERS = sorted((ROOT / "configs" / "learner").glob("*.yaml"))
 HEADER = "# MAML.\n#\n#   python x\n#\n# A paper.\n{}\nname: maml # Measured: never\n"
 MEASURED = re.compile(
     r"# Measured: (?P<metric>nDCG@10|MAE) (?P<values>[a-z_ .0-9,]+), "
-    r"(?:K=(?P<k>\d+)|protocol=\w+), (?P<seeds>\d+) seeds? "
+    r"(?:K=(?P<k>\d+)|protocol=\w+), (?:adapted=(?P<adapted>\w+), reranking, )?"
+    r"(?P<seeds>\d+) seeds? "
     r"\(paper/records/(?P<record>\w+)\.json\)\."
 )
 METRICS = {"nDCG@10": "catalogue/ndcg@10", "MAE": "rated/mae"}
@@ -49,7 +50,7 @@ def test_every_learner_says_what_was_measured_as_the_record_has_it(file: Path) -
         (row,) = [
             row
             for row in rows
-            if row["learner"] == file.stem
+            if row["learner"] == "_".join(filter(None, [file.stem, found["adapted"]]))
             and row["regime"] == name.replace("item tasks", "item_cold")
             and (found["k"] is None or row["k_shot"] == int(found["k"]))
             and row["metric"] == METRICS[found["metric"]]
