@@ -90,10 +90,10 @@ class Plan:
                     yield replace(config, seed=seed)
 
     def _run(self, stage: Mapping[str, Any], learner: str) -> RunConfig:
-        tuned = f"best/rating/{learner}"
-        exists = (CONFIGS / "learner" / f"{tuned}.yaml").exists()
+        tuned = [f"best/{kind}/{learner}" for kind in (stage["protocol"], "rating")]
+        exist = [one for one in tuned if (CONFIGS / "learner" / f"{one}.yaml").exists()]
         files = self.settings["files"]
-        given = [f"learner={tuned if exists else learner}", f"protocol={stage['protocol']}"]
+        given = [f"learner={[*exist, learner][0]}", f"protocol={stage['protocol']}"]
         if not self.own_data:
             given += [f"data={stage['data']}", f"data.folder='{files[stage['folder']]}'"]
         if "source" in stage:

@@ -3,7 +3,9 @@
     python experiments/tune.py learner=maml
     python experiments/tune.py -m learner=item_knn,ease,als,transfer,maml episode=binary,item
 
-Each kind of episode is tuned by itself. Writes the best values to
+Each kind of episode is tuned by itself: `item` for item tasks, else the feedback, whatever part of
+the call set them. Under a publication's protocol it is its name, as in `protocol=melu`,
+so that its values replace no others. Writes the best values to
 `configs/learner/best/<episode>/<name>.yaml`, where `learner=best/<episode>/<name>` and `make paper`
 find them, all trials to `paper/records/tuning/<episode>/<name>.json`, and at the end the tables of
 all that is there, `paper/tables/tuning_<episode>.*`. What is finished is not run again, so that an
@@ -18,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
@@ -29,13 +30,13 @@ from metarec.report.tuning import build_report
 from metarec.runs import RunConfig
 from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.tuning import Trial, Tuning, TuningSettings, tune
-from metarec.runs.tuning_files import write_tuning
+from metarec.runs.tuning_files import kind_of, write_tuning
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 console = Console(soft_wrap=True, highlight=False)
 failed: list[str] = []
-# paper and episode to the learners that were tuned
+# paper and kind of episode to the learners that were tuned
 tuned: dict[tuple[str, str], list[str]] = {}
 
 
@@ -44,16 +45,16 @@ def main(composed: DictConfig) -> None:
     values: Any = OmegaConf.to_container(composed, resolve=True)
     results, progress = values.pop("results"), bool(values.pop("progress"))
     settings = values.pop("tuning")
-    name = values["learner"]["name"]
-    episode = HydraConfig.get().runtime.choices["episode"]
+    name, episode = values["learner"]["name"], ""
     try:
-        tuning = tune(
-            RunConfig.from_dict(values), TuningSettings.from_dict(settings), results, progress
-        )
-        command = f"python experiments/tune.py learner={name} episode={episode}"
+        config = RunConfig.from_dict(values)
+        episode = kind_of(config)
+        tuning = tune(config, TuningSettings.from_dict(settings), results, progress)
+        group = "episode" if config.protocol is None else "protocol"
+        command = f"python experiments/tune.py learner={name} {group}={episode}"
         written = write_tuning(tuning, episode, command)
     except Exception as error:
-        failed.append(f"{name} ({episode})")
+        failed.append(f"{name} ({episode})" if episode else name)
         if not isinstance(error, MetarecError):
             traceback.print_exc()
         console.print(f"[red]failed[/red] {name}: {type(error).__name__}: {escape(str(error))}")

@@ -31,7 +31,11 @@ _MODULES = {
     "metarec.report.protocols": "metarec.report.protocols",
     "metarec.report.hybrid": "metarec.report.hybrid",
 }
-"""What makes tables from records, to the module whose `main` does it."""
+"""What makes tables from records alone, to the module whose `main` does it.
+
+`metarec.report.hybrid_items` is none of them: it ranks the data anew, for minutes, and with other
+last digits on another machine.
+"""
 
 _MARKDOWN = re.compile(r"<sup>[^<]*</sup>|</?sub>|\*\*|\\")
 _LATEX = re.compile(r"\\textsuperscript\{[^}]*\}|\\(textbf|scriptsize|tiny|footnotesize)\b")
@@ -63,22 +67,48 @@ def check_tables(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
 
 def _of_records(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
     """The tables whose records are at hand, and their small records."""
-    folders = {record.path.parent.name: record.path.parent for record in records}
-    here = {(record.path.parent.name, record.path.name) for record in records}
-    commands: dict[str, set[tuple[str, str]]] = {}
+    here: dict[Path, set[str]] = {}
+    for record in records:
+        here.setdefault(record.path.parent.absolute(), set()).add(record.path.name)
+    for command, runs in _commands(paper).items():
+        words = shlex.split(command)[2:]
+        if words[0] not in _MODULES:
+            problem = (
+                "is not run again, as it needs more than records; what it made was compared with "
+                "its small record alone"
+            )
+            yield undecided(TABLES, command, problem)
+            continue
+        holding = [folder for folder, own in here.items() if own & runs]
+        called = {word: _called(word, holding) for word in _folders_of(command)}
+        for word, folders in called.items():
+            if len(folders) > 1:
+                problem = f"{word} may be {' or '.join(map(str, folders))}; audit one at a time"
+                yield undecided(TABLES, command, problem)
+        if all(len(folders) == 1 for folders in called.values()):
+            places = {word: folders[0] for word, folders in called.items()}
+            if runs <= set[str]().union(*(here[place] for place in places.values())):
+                yield from _rebuilt(paper, words, places)
+
+
+def _commands(paper: Path) -> dict[str, set[str]]:
+    """The commands that made the tables of a paper, and the runs that each took."""
+    commands: dict[str, set[str]] = {}
     for file in sorted((paper / "records").glob("*.json")):
         small = json.loads(file.read_text(encoding="utf-8"))
         for source in small.get("sources", []) if isinstance(small, dict) else []:
-            names = [*itertools.chain(*source["runs"].values()), *source["failed"]]
-            needed = commands.setdefault(source["command"], set())
-            experiments = [Path(one).name for one in _folders_of(source["command"])]
-            for name in names:
-                own = [one for one in experiments if (one, name) in here] or experiments[:1]
-                needed.add((own[0], name))
-    for command, needed in commands.items():
-        words = shlex.split(command)[2:]
-        if words[0] in _MODULES and needed <= here:
-            yield from _rebuilt(paper, words, folders)
+            runs = [*itertools.chain(*source["runs"].values()), *source["failed"]]
+            commands.setdefault(source["command"], set()).update(runs)
+    return commands
+
+
+def _called(word: str, folders: Sequence[Path]) -> list[Path]:
+    """The folders that a command calls so: by their last two parts, or else by the last alone."""
+    for length in (2, 1):
+        parts = Path(word).parts[-length:]
+        if found := [folder for folder in folders if folder.parts[-length:] == parts]:
+            return found
+    return []
 
 
 def _folders_of(command: str) -> list[str]:
@@ -87,13 +117,12 @@ def _folders_of(command: str) -> list[str]:
     return list(itertools.takewhile(lambda word: not word.startswith("--"), words))
 
 
-def _rebuilt(paper: Path, words: Sequence[str], folders: Mapping[str, Path]) -> Iterator[Finding]:
-    """Runs the command of a small record again and compares all that it writes."""
-    named = {word: folders[Path(word).name] for word in words[1:] if Path(word).name in folders}
+def _rebuilt(paper: Path, words: Sequence[str], places: Mapping[str, Path]) -> Iterator[Finding]:
+    """Runs the command of a small record again, on folders by their words, and compares it all."""
     module = importlib.import_module(_MODULES[words[0]])
     command = " ".join(["python -m", *words])
     with tempfile.TemporaryDirectory() as temporary:
-        arguments = [str(named.get(word, word)) for word in words[1:]]
+        arguments = [str(places.get(word, word)) for word in words[1:]]
         said = io.StringIO()
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
             status = module.main([*arguments, "--paper", temporary])
@@ -105,8 +134,8 @@ def _rebuilt(paper: Path, words: Sequence[str], folders: Mapping[str, Path]) -> 
             for file in sorted(Path(temporary, folder).glob("*.*")):
                 # the records may lie elsewhere than when the table was made
                 text = file.read_text(encoding="utf-8")
-                for word, path in named.items():
-                    text = text.replace("/".join((path / "run").parts[-3:-1]), word)
+                for word, path in places.items():
+                    text = text.replace("/".join(path.parts[-2:]), word)
                 yield _compared(paper / folder / file.name, text)
 
 

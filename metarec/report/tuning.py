@@ -45,6 +45,7 @@ class Tuned:
         defaults: score of the defaults; None if they failed.
         best: score of the chosen trial.
         sampler: what drew the values; None where nothing was drawn, or the record does not say so.
+        protocol: name of the publication's protocol that it was tuned under; None without one.
     """
 
     learner: str
@@ -58,6 +59,7 @@ class Tuned:
     defaults: float | None
     best: float
     sampler: str | None
+    protocol: str | None = None
 
 
 def read_tunings(paper: Path, episode: str) -> list[Tuned]:
@@ -65,7 +67,7 @@ def read_tunings(paper: Path, episode: str) -> list[Tuned]:
 
     Args:
         paper: folder of the paper.
-        episode: such as `binary`.
+        episode: such as `binary`, or the name of a protocol.
 
     Returns:
         By learner, in the order of the tables; empty if none was tuned.
@@ -84,10 +86,11 @@ def tuning_table(tunings: Sequence[Tuned], episode: str) -> Table:
         tunings: at least one.
         episode: that they were tuned on.
     """
+    under = "protocol" if any(one.protocol for one in tunings) else "episode"
     groups = {group: [one for one in tunings if group_of(one.learner) == group] for group in GROUPS}
     return Table(
         name=f"tuning_{episode}",
-        title=f"Tuning on meta-validation, episode={episode}",
+        title=f"Tuning on meta-validation, {under}={episode}",
         columns=COLUMNS,
         sections=tuple(
             Section(group, tuple(_row(one) for one in own)) for group, own in groups.items() if own
@@ -180,6 +183,7 @@ def _read(file: Path) -> Tuned:
             defaults=trials[0]["selection"],
             best=trials[content["chosen"]]["selection"],
             sampler=content.get("sampler"),
+            protocol=(content.get("protocol") or {}).get("name"),
         )
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(

@@ -12,7 +12,7 @@ from metarec.runs.config import RunConfig
 from metarec.runs.learners import learner_class
 from metarec.runs.store import Record
 
-STEPS = ("steps", "head_steps")
+STEPS = ("steps", "head_steps", "warm_steps")
 """The arguments that a budget of training tasks sets."""
 
 
@@ -38,9 +38,8 @@ def training_tasks(config: RunConfig) -> int:
     if not learner_class(config).trained:
         return 0
     arguments = arguments_of(config)
-    steps, head = (int(arguments.get(name, 0)) for name in STEPS)
-    steps += int(arguments.get("warm_steps", 0))
-    return steps * _batch(config, arguments) + head * config.episode.task_batch
+    steps, head, warm = (int(arguments.get(name, 0)) for name in STEPS)
+    return (warm + steps) * _batch(config, arguments) + head * config.episode.task_batch
 
 
 def drawn_tasks(record: Record) -> int:
@@ -58,15 +57,17 @@ def drawn_tasks(record: Record) -> int:
 def with_training_tasks(config: RunConfig, tasks: int) -> RunConfig:
     """The same run with as many steps as make up so many training tasks.
 
-    `learner.steps` is set, in two phases to what the first leaves; of a learner that trains a head
-    first, `learner.head_steps`, to what `learner.steps` leaves.
+    `learner.steps` is set; of a learner that trains a head first, `learner.head_steps`, to what
+    `learner.steps` leaves. Of a learner of two phases, `learner.warm_steps` and `learner.steps`
+    keep their proportion, and make up as many of the tasks as whole batches do.
 
     Args:
         config: of the run; of a learner that is not trained it stays as it is.
         tasks: that meta-training draws if nothing stops it early.
 
     Raises:
-        ConfigError: if they are no whole number of batches, or the learner has no such argument.
+        ConfigError: if they are no whole number of batches, less than one of each phase, or the
+            learner has no such argument.
     """
     if not learner_class(config).trained:
         return config
@@ -78,20 +79,38 @@ def with_training_tasks(config: RunConfig, tasks: int) -> RunConfig:
             "tuning.training_tasks=null"
         )
     batch = _batch(config, arguments)
+    if arguments.get("warm_steps"):
+        return _with_arguments(config, _phases(arguments, tasks // batch, batch, f"{key}: {name}"))
     if arguments.get("head_steps"):
         taken = int(arguments["steps"]) * batch
         after = f" after the {taken} of learner.steps={arguments['steps']}"
         argument, left, batch = "head_steps", tasks - taken, config.episode.task_batch
     else:
-        taken = int(arguments.get("warm_steps", 0)) * batch
-        after = f" after the {taken} of learner.warm_steps" if taken else ""
-        argument, left = "steps", tasks - taken
+        after, argument, left = "", "steps", tasks
     if left < batch or left % batch:
         near = tasks - left + max(left // batch, 1) * batch
         raise ConfigError(
             f"{key}: {name} takes batches of {batch} tasks{after}; choose such as {near}"
         )
-    arguments = {**config.learner.arguments, argument: left // batch}
+    return _with_arguments(config, {argument: left // batch})
+
+
+def _phases(arguments: Mapping[str, Any], total: int, batch: int, what: str) -> dict[str, int]:
+    """The steps of both phases, so many in all, as the learner has them in proportion."""
+    warm, steps = int(arguments["warm_steps"]), int(arguments["steps"])
+    # a phase that the learner leaves out stays out
+    least = 1 if steps else 0
+    if total < 1 + least:
+        raise ConfigError(
+            f"{what} takes batches of {batch} tasks, and at least one in each of its phases; "
+            f"choose {batch * (1 + least)} or more"
+        )
+    first = min(max(round(total * warm / (warm + steps)), 1), total - least)
+    return {"warm_steps": first, "steps": total - first}
+
+
+def _with_arguments(config: RunConfig, changed: Mapping[str, Any]) -> RunConfig:
+    arguments = {**config.learner.arguments, **changed}
     return replace(config, learner=replace(config.learner, arguments=arguments))
 
 

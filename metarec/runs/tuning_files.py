@@ -8,14 +8,32 @@ from typing import Any
 
 import yaml
 
+from metarec.evaluation.metrics import LOWER_IS_BETTER
 from metarec.runs import environment
 from metarec.runs.budget import arguments_of, drawn_tasks, training_tasks, with_training_tasks
+from metarec.runs.config import RunConfig
 from metarec.runs.resume import write_text
 from metarec.runs.search import sampler_name
 from metarec.runs.tuning import Trial, Tuning
 
 TUNING = Path("records") / "tuning"
 """Where the small records are in the folder of a paper."""
+
+
+def kind_of(config: RunConfig) -> str:
+    """What a learner is tuned for, which names the files: its tasks and feedback, or a protocol.
+
+    Args:
+        config: with the tasks and the feedback that are learned, whatever configuration they came
+            from.
+
+    Returns:
+        The name of the protocol; without one `item` for item tasks, and for user tasks the
+        feedback.
+    """
+    if config.protocol is not None:
+        return config.protocol.name
+    return "item" if config.episode.task == "item" else config.episode.feedback
 
 
 def write_tuning(tuning: Tuning, episode: str, command: str) -> list[Path]:
@@ -27,7 +45,7 @@ def write_tuning(tuning: Tuning, episode: str, command: str) -> list[Path]:
         tuning: of one learner; its settings say where the files go:
             `<paper>/records/tuning/<episode>/<name>.json` and
             `<configs>/learner/best/<episode>/<name>.yaml`.
-        episode: name of the episodes that it was tuned on, such as `binary`.
+        episode: name of what it was tuned for, as `kind_of` has it.
         command: what was run, for the header.
 
     Returns:
@@ -64,11 +82,11 @@ def _summary(tuning: Tuning, command: str) -> dict[str, Any]:
     return {
         "command": command,
         "learner": tuning.config.learner.name,
-        "selection": "mean over the cold regimes of validation catalogue/ndcg@10, or of minus "
-        "rated/rmse where ratings are learned and predicted",
+        "selection": _selection(tuning.config),
         "data": config["data"]["name"],
         "data_checksum": first.data_checksum,
         "episode": config["episode"],
+        "protocol": config["protocol"],
         "split": config["split"],
         "seed": tuning.config.seed,
         "search": search,
@@ -85,17 +103,32 @@ def _summary(tuning: Tuning, command: str) -> dict[str, Any]:
     }
 
 
+def _selection(config: RunConfig) -> str:
+    """What is maximised, in words."""
+    if config.protocol is None:
+        return (
+            "mean over the cold regimes of validation catalogue/ndcg@10, or of minus rated/rmse "
+            "where ratings are learned and predicted"
+        )
+    column = config.protocol.selection
+    minus = "minus " if column.partition("/")[2] in LOWER_IS_BETTER else ""
+    return f"mean over all regimes of {minus}validation {column}, by protocol={kind_of(config)}"
+
+
 def _trial(trial: Trial) -> dict[str, Any]:
     summary: dict[str, Any] = {"values": dict(trial.values), "selection": trial.selection}
     if trial.record is None:
         return summary | {"error": trial.error, "seconds": round(trial.seconds, 1)}
+    protocol = trial.record.config.protocol
+    # a protocol does not rank the catalogue
+    column = "catalogue/ndcg@10" if protocol is None else protocol.selection
     means = {
-        regime: metrics.get("catalogue/ndcg@10")
+        regime: metrics.get(column)
         for regime, metrics in trial.record.metrics["validation"].items()
     }
     return summary | {
         "run": trial.record.path.name,
-        "ndcg@10": means,
+        column.partition("/")[2]: means,
         "code": trial.record.code,
         "seconds": round(trial.seconds, 1),
         "training_tasks": drawn_tasks(trial.record),

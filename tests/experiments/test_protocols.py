@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,3 +203,25 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
     assert first["mamo"].episode.order == "random"
     # tuned values where there are any
     assert first["melu"].learner.arguments["shrinkage"] == 25.0
+
+
+def test_values_that_were_tuned_under_the_protocol_are_taken_before_those_for_ratings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("states", "ml-1m"):
+        (tmp_path / name).mkdir()
+    configs = tmp_path / "configs"
+    shutil.copytree(ROOT / "configs", configs)
+    best = configs / "learner" / "best" / "melu" / "item_mean.yaml"
+    best.parent.mkdir()
+    best.write_text("defaults: [/learner/item_mean@_here_, _self_]\nshrinkage: 7.0\n")
+    made: Any = runpy.run_path(str(ROOT / "experiments" / "protocols.py"), run_name="plan")
+    monkeypatch.setitem(made["Plan"]._run.__globals__, "CONFIGS", configs)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(configs), version_base="1.3"):
+        files = f"plan.files.ml_1m={tmp_path / 'ml-1m'}", f"plan.files.melu={tmp_path / 'states'}"
+        learners = "plan.stages.melu.learners=[item_mean]", "plan.learners=[item_mean]"
+        own = ("experiment=protocols", *files, *learners, "plan.protocols=[melu,tanp]")
+        runs = made["Plan"](own).runs()
+    found = {name: one[0].learner.arguments["shrinkage"] for name, one in runs.items()}
+    assert found == {"melu": 7.0, "tanp": 25.0}

@@ -66,6 +66,63 @@ def test_a_learner_that_cannot_be_tuned_is_an_error_and_the_next_is_tuned(
     assert (tmp_path / "configs/learner/best/item/popularity.yaml").exists()
 
 
+@pytest.mark.parametrize(
+    ("given", "kind"),
+    [
+        ("episode.feedback=rating", "rating"),
+        ("episode.task=item", "item"),
+        # a set-up of ratings that is no publication's
+        ("protocol=legacy", "rating"),
+    ],
+)
+def test_values_go_where_the_tasks_and_the_feedback_say_whatever_episode_was_chosen(
+    given: str, kind: str, script: Script, tmp_path: Path
+) -> None:
+    assert tuned(script, tmp_path, given) == 0
+    assert written(tmp_path) == [f"best/{kind}/popularity.yaml"]
+    small = json.loads((tmp_path / f"paper/records/tuning/{kind}/popularity.json").read_text())
+    assert small["command"].endswith(f"learner=popularity episode={kind}")
+    assert small["protocol"] is None
+
+
+def test_values_for_a_protocol_have_its_name_and_its_own_score(
+    script: Script, states: Path, tmp_path: Path
+) -> None:
+    given = (
+        "protocol=melu",
+        f"split.source={states}",
+        "split.validation_users=0.3",
+        "protocol.history=[5,100]",
+        "protocol.query=3",
+        "evaluation.regimes=[warm,user_cold]",
+    )
+    assert tuned(script, tmp_path, *given, learner="item_mean") == 0
+    assert written(tmp_path) == ["best/melu/item_mean.yaml"]
+    small = json.loads((tmp_path / "paper/records/tuning/melu/item_mean.json").read_text())
+    assert small["command"].endswith("learner=item_mean protocol=melu")
+    assert small["protocol"]["name"] == "melu"
+    assert small["selection"] == (
+        "mean over all regimes of minus validation rated/mae, by protocol=melu"
+    )
+    for trial in small["trials"]:
+        assert trial["mae"].keys() == {"warm", "user_cold"}
+        assert trial["selection"] == pytest.approx(-sum(trial["mae"].values()) / 2)
+    table = (tmp_path / "paper/tables/tuning_melu.md").read_text()
+    assert "protocol=melu" in table.splitlines()[0]
+
+
+def tuned(script: Script, tmp_path: Path, *given: str, learner: str = "popularity") -> int:
+    """Two trials of a quick learner."""
+    folders = f"tuning.configs={tmp_path / 'configs'}", f"tuning.paper={tmp_path / 'paper'}"
+    return script("tune", f"learner={learner}", "tuning.trials=2", *folders, *given)
+
+
+def written(tmp_path: Path) -> list[str]:
+    """The configurations with best values."""
+    folder = tmp_path / "configs/learner"
+    return [file.relative_to(folder).as_posix() for file in sorted(folder.rglob("*.yaml"))]
+
+
 def test_an_unknown_setting_is_an_error_that_names_the_nearest(
     script: Script, capsys: pytest.CaptureFixture[str]
 ) -> None:

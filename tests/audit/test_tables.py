@@ -1,0 +1,188 @@
+"""What is published is made again, and a digit that was changed by hand is found."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+from audit_helpers import failing
+from fake_records import fake_record
+
+from metarec.audit import Finding
+from metarec.audit.tables import TABLES, check_tables
+from metarec.report import __main__ as report
+from metarec.report.tuning import build_report
+from metarec.runs.store import Record, load_records
+from metarec.runs.tuning_files import TUNING
+
+Publish = Callable[..., list[Record]]
+FILES = ["tables/main.md", "tables/main.tex", "records/main.json"]
+HOLDS = {name: "holds" for name in ("k_shot.json", "main.json", "main.md", "main.tex")}
+
+
+@pytest.fixture(autouse=True)
+def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("selection", "notes"):
+        monkeypatch.setattr(f"metarec.report.{module}.RESAMPLES", 50)
+
+
+@pytest.fixture
+def paper(tmp_path: Path) -> Path:
+    """Folder of the paper."""
+    return tmp_path / "paper"
+
+
+@pytest.fixture
+def publish(tmp_path: Path, paper: Path) -> Publish:
+    """Publishes fake records: two learners, each in a folder of its own if there are two."""
+
+    def call(*folders: str) -> list[Record]:
+        records = [
+            recorded(tmp_path / folder, learner)
+            for learner, folder in zip(("ease", "popularity"), folders * 2, strict=False)
+        ]
+        named = [str(tmp_path / folder) for folder in folders]
+        assert report.main([*named, "--paper", str(paper)]) == 0
+        return records
+
+    return call
+
+
+def recorded(folder: Path, learner: str, **others: int) -> Record:
+    """A small record in the folder of an experiment."""
+    small = {"n_tasks": 8, "shots": (0, 3), "experiment": folder.name, **others}
+    return fake_record(folder.parent, learner, **small)
+
+
+def results(paper: Path, records: Sequence[Record]) -> dict[str, str]:
+    """The result of each check, by what was checked."""
+    return {one.what: one.result for one in check_tables(paper, records)}
+
+
+def problem(paper: Path, records: Sequence[Record] = ()) -> str:
+    """What fails."""
+    return failing(list(check_tables(paper, records))).get(TABLES, "")
+
+
+def with_another_digit(file: Path) -> None:
+    """Changes the last digit of the last number of a table, or of a small record."""
+    text = file.read_text()
+    ends = r"\d(?=, 8, 1, 8,)" if file.suffix == ".json" else r"\d(?=\])"
+    place = [match.start() for match in re.finditer(ends, text)][-1]
+    digit = (int(text[place]) + 1) % 10
+    file.write_text(f"{text[:place]}{digit}{text[place + 1 :]}")
+
+
+def test_tables_that_follow_from_their_records_hold(publish: Publish, paper: Path) -> None:
+    assert results(paper, publish("results/paper")) == HOLDS
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_changed_last_digit_is_found(file: str, publish: Publish, paper: Path) -> None:
+    records = publish("results/paper")
+    with_another_digit(paper / file)
+    name = re.escape(Path(file).name)
+    told = rf"{name}: line \d+ is not what the records give: .*, not .*\n"
+    assert re.fullmatch(told, problem(paper, records))
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_was_removed_is_found(file: str, publish: Publish, paper: Path) -> None:
+    records = publish("results/paper")
+    # another small record still names the command
+    (paper / file).unlink()
+    folder, name = file.split("/")
+    told = f"{name}: is not in {folder}/, but its records are here\n"
+    assert problem(paper, records) == told
+
+
+def test_records_may_lie_elsewhere_than_when_the_table_was_made(
+    publish: Publish, paper: Path, tmp_path: Path
+) -> None:
+    publish("results/paper")
+    shutil.move(tmp_path / "results", tmp_path / "elsewhere")
+    records = load_records(tmp_path / "elsewhere")
+    assert results(paper, records) == HOLDS
+    with_another_digit(paper / "tables" / "main.md")
+    assert "main.md" in problem(paper, records)
+
+
+def test_a_table_over_two_folders_of_one_name_is_made_again_from_both(
+    publish: Publish, paper: Path
+) -> None:
+    assert results(paper, publish("a/paper", "b/paper")) == HOLDS
+
+
+def test_a_folder_of_the_same_name_that_lacks_the_runs_is_not_taken_for_theirs(
+    publish: Publish, paper: Path, tmp_path: Path
+) -> None:
+    records = publish("results/paper")
+    others = [
+        recorded(tmp_path / folder, "ease", seed=1)
+        for folder in ("other/paper", "other/results/paper")
+    ]
+    assert results(paper, [*records, *others]) == HOLDS
+
+
+def test_which_of_two_equal_folders_a_table_is_of_is_left_open(
+    publish: Publish, paper: Path, tmp_path: Path
+) -> None:
+    records = publish("results/paper")
+    shutil.copytree(tmp_path / "results", tmp_path / "copy" / "results")
+    records += load_records(tmp_path / "copy" / "results")
+    (one,) = [one for one in check_tables(paper, records) if one.result != "holds"]
+    assert (one.what, one.result) == ("python -m metarec.report results/paper", "open")
+    assert "audit one at a time" in one.problem
+
+
+@pytest.mark.parametrize("suffix", ["md", "tex"])
+def test_without_its_records_a_table_is_compared_with_its_small_record(
+    suffix: str, publish: Publish, paper: Path
+) -> None:
+    publish("results/paper")
+    assert results(paper, []) == {"main.md": "holds", "main.tex": "holds"}
+    with_another_digit(paper / "tables" / f"main.{suffix}")
+    assert re.search(rf"main\.{suffix}: .*: prints .*, but main\.json says", problem(paper))
+
+
+def test_a_table_that_is_made_of_more_than_records_is_left_open_and_its_figures_compared(
+    publish: Publish, paper: Path
+) -> None:
+    records = publish("results/paper")
+    (paper / "records" / "k_shot.json").unlink()
+    small = paper / "records" / "main.json"
+    module = "metarec.report.hybrid_items"
+    small.write_text(small.read_text().replace("metarec.report ", f"{module} "))
+    command = f"python -m {module} results/paper"
+    expected = {command: "open", "main.md": "holds", "main.tex": "holds"}
+    assert results(paper, records) == expected
+    (one,) = [one for one in check_tables(paper, records) if one.what == command]
+    assert "needs more than records" in one.problem
+    with_another_digit(paper / "tables" / "main.md")
+    assert "main.md" in problem(paper, records)
+
+
+def test_a_table_of_which_nothing_is_at_hand_is_left_open(paper: Path) -> None:
+    (paper / "tables").mkdir(parents=True)
+    (paper / "tables" / "mine.md").write_text("| a |\n| --- |\n| .5 |\n")
+    (one,) = check_tables(paper, [])
+    assert one == Finding(TABLES, "mine.md", "what it was made of is not at hand", "open")
+
+
+@pytest.mark.parametrize("suffix", ["md", "tex"])
+def test_a_table_of_tuning_is_made_again_from_its_small_records(suffix: str, paper: Path) -> None:
+    trials = [{"values": {}, "selection": 0.25}, {"values": {"rate": 0.1}, "selection": 0.5}]
+    small = {"learner": "maml", "selection": "nDCG@10", "chosen": 1, "trials": trials}
+    file = paper / TUNING / "binary" / "maml.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(small))
+    build_report(paper)
+    holds = {"tuning_binary.md": "holds", "tuning_binary.tex": "holds"}
+    assert results(paper, []) == holds
+    table = paper / "tables" / f"tuning_binary.{suffix}"
+    table.write_text(table.read_text().replace(".500", ".501"))
+    assert f"tuning_binary.{suffix}: line" in problem(paper)

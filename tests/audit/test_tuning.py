@@ -1,0 +1,111 @@
+"""What tuning left is to follow from its trials."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from audit_helpers import failing
+
+from metarec.audit.tuning import CHOICES, check_tunings
+from metarec.runs import Record, RunConfig
+from metarec.runs.tuning import TuningSettings, tune
+from metarec.runs.tuning_files import write_tuning
+
+SEARCH = {"search": {"rate": [0.1, 0.5, 1.0], "inner_steps": [1, 2]}, "rate": 0.1, "inner_steps": 2}
+
+
+class Tuned:
+    """A tuning of four trials, and what it left."""
+
+    def __init__(self, config: RunConfig, folder: Path) -> None:
+        self.paper, self.configs = folder / "paper", folder / "configs"
+        settings = TuningSettings(4, configs=str(self.configs), paper=str(self.paper))
+        self.tuning = tune(config, settings, folder / "results")
+        self.best, self.small = write_tuning(self.tuning, "binary", "tune")
+
+    @property
+    def trials(self) -> dict[str, Record]:
+        """The records, by the name of the run."""
+        records = [one.record for one in self.tuning.trials if one.record is not None]
+        return {one.path.name: one for one in records}
+
+    def edit(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """Changes the small record."""
+        content = json.loads(self.small.read_text())
+        change(content)
+        self.small.write_text(json.dumps(content))
+
+    def problems(self) -> str:
+        """What fails."""
+        found = check_tunings(self.paper, self.configs, self.trials)
+        return failing(list(found)).get(CHOICES, "")
+
+
+@pytest.fixture
+def tuned(make_config: Callable[..., RunConfig], tmp_path: Path) -> Tuned:
+    learner = {"name": "walk", **SEARCH}
+    evaluation = {"regimes": ["user_cold"]}
+    return Tuned(
+        make_config("fake_learners.Walk", learner=learner, evaluation=evaluation), tmp_path
+    )
+
+
+def test_a_tuning_that_was_left_as_it_is_holds(tuned: Tuned) -> None:
+    (one,) = check_tunings(tuned.paper, tuned.configs, tuned.trials)
+    assert (one.what, one.result) == ("binary/walk", "holds")
+
+
+def test_a_trial_that_was_chosen_though_another_is_better(tuned: Tuned) -> None:
+    best = tuned.tuning.chosen
+    worse = (best + 1) % 4
+    tuned.edit(lambda small: small.update(chosen=worse))
+    told = f"binary/walk: trial {worse} was chosen, but trial {best} is best on validation\n"
+    assert told in tuned.problems()
+
+
+def test_a_failed_trial_is_not_the_best_of_all(tuned: Tuned) -> None:
+    def failed(small: dict[str, Any]) -> None:
+        for one in small["trials"][1:]:
+            del one["run"]
+            one["selection"] = None
+        small["chosen"] = 1
+
+    tuned.edit(failed)
+    assert "trial 1 was chosen, but trial 0 is best" in tuned.problems()
+
+
+@pytest.mark.parametrize("value", [0.3, None])
+def test_a_best_configuration_that_was_edited(value: float | None, tuned: Tuned) -> None:
+    values = yaml.safe_load(tuned.best.read_text())
+    chosen = values.pop("rate")
+    edited = values if value is None else values | {"rate": value}
+    tuned.best.write_text(yaml.safe_dump(edited))
+    told = f"learner/best/binary/walk.yaml has rate={value}, the chosen trial {chosen}\n"
+    assert tuned.problems() == f"binary/walk: {told}"
+
+
+def test_a_best_configuration_that_is_not_there(tuned: Tuned) -> None:
+    tuned.best.unlink()
+    assert "there is no learner/best/binary/walk.yaml" in tuned.problems()
+
+
+def test_a_score_that_is_not_that_of_its_record(tuned: Tuned) -> None:
+    place = tuned.tuning.chosen
+    score = tuned.tuning.best.selection
+    assert score is not None
+    tuned.edit(lambda small: small["trials"][place].update(selection=score + 0.001))
+    told = f"trial {place} scored {score + 0.001}, but its record says {score}\n"
+    assert tuned.problems() == f"binary/walk: {told}"
+
+
+def test_trials_that_are_not_at_hand_are_left_open(tuned: Tuned) -> None:
+    name = next(iter(tuned.trials))
+    some = {key: record for key, record in tuned.trials.items() if key != name}
+    (one,) = check_tunings(tuned.paper, tuned.configs, some)
+    assert one.result == "open"
+    assert one.problem == "1 of 4 trials are not in the folders given"
