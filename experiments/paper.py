@@ -2,11 +2,13 @@
 
     python experiments/paper.py
     python experiments/paper.py experiment=paper_full
+    python experiments/paper.py experiment=main_ml_1m data.folder=FOLDER
     python experiments/paper.py plan.seeds=[0] 'plan.learners=[popularity,ease]' results=…
 
-The plan is `configs/experiment/paper.yaml`, or `paper_full.yaml`; overrides go to it and to every
-run. What is finished is skipped, so that an interrupted call goes on; seed by seed, so that the
-first is soon complete.
+The plan is `configs/experiment/paper.yaml`, or `paper_full.yaml`, or that of another data set,
+`main_ml_1m.yaml` or `main_online_retail.yaml`; overrides go to it and to every run. What is
+finished is skipped, so that an interrupted call goes on; seed by seed, so that the first is soon
+complete.
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ def main(arguments: list[str]) -> int:
         settings = composed(*overrides)
         if "tables" not in settings.get("plan", {}):
             raise ConfigError(
-                f"experiment={settings['experiment']} has no plan; choose paper or paper_full"
+                f"experiment={settings['experiment']} has no plan; choose paper or paper_full, or "
+                "that of another data set, main_ml_1m or main_online_retail"
             )
         planned = list(plan(settings["plan"], overrides))
     encode(planned)

@@ -180,14 +180,13 @@ def test_the_budget_of_tuning_gives_every_trained_learner_the_same_training_task
 
 
 def test_the_hybrid_learner_takes_more_training_tasks_than_tuning_gives() -> None:
-    """It is not tuned beside the others, and its tables say what it draws."""
+    """Tuning shortens both of its phases; its own tables say what it draws."""
     values: Any = OmegaConf.load(CONFIGS / "experiment" / "tuning.yaml")
     budget = TuningSettings.from_dict(values["tuning"]).training_tasks
     config = RunConfig.from_dict(composed("learner=hybrid"))
     assert budget is not None
     assert training_tasks(config) == 2 * 256 * (2000 + 800)
-    with pytest.raises(ConfigError, match=r"hybrid takes batches of 512 tasks after the 1024000"):
-        with_training_tasks(config, budget)
+    assert 0 <= budget - training_tasks(with_training_tasks(config, budget)) < 2 * 256
 
 
 @pytest.mark.parametrize("name", VARIANTS)

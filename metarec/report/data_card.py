@@ -3,8 +3,10 @@
     python -m metarec.report.data_card ml-latest-small
     python -m metarec.report.data_card ml-1m --folder FOLDER --option extra=true
     python -m metarec.report.data_card online-retail --folder FOLDER --min-user-interactions 8
+    python -m metarec.report.data_card book-crossing --stated --threshold 8
 
-writes `paper/data/<name>.md`. Figures only: no row of the data is in it.
+writes `paper/data/<name>.md`. Figures only: no row of the data is in it. `--stated` writes what is
+known without the files.
 """
 
 from __future__ import annotations
@@ -21,14 +23,20 @@ from typing import Any
 import yaml
 
 from metarec.data import Dataset, load_dataset
-from metarec.data.registry import DATASETS, Card
-from metarec.errors import ConfigError, MetarecError, SplitError
+from metarec.data.registry import DATASETS
+from metarec.errors import ConfigError, MetarecError, SplitError, did_you_mean
 from metarec.learner import Feedback
-from metarec.report.data_tables import cleaning_section, legend, sizes_section, split_section
+from metarec.report.data_stated import NOT_MEASURED, OF_ANY, needed_options, stated_card
+from metarec.report.data_tables import (
+    cleaning_section,
+    facts_section,
+    how_to_get,
+    legend,
+    sizes_section,
+    split_section,
+)
 from metarec.report.files import write_text
 from metarec.splits import Split
-
-_OF_ANY = ("csv", "recbole")
 
 
 def data_card(
@@ -78,23 +86,18 @@ def data_card(
 
 def _head(data: Dataset, name: str, command: str) -> str:
     card = DATASETS[data.name if data.name in DATASETS else name]
-    known = card.name not in _OF_ANY
+    known = card.name not in OF_ANY
     facts = {
         "What": card.title if known else f"{data.name}, read as `{name}`",
         "Cite": card.citation,
         "Terms": card.licence if known else data.licence,
         "Stated size": card.size if known else "",
-        "How to get it": _how(card) if known else "",
+        "How to get it": how_to_get(card) if known else "",
         "Read as": "" if name == card.name else f"`load_dataset({name!r}, …)`",
         "Checksum": f"`{data.checksum}` (SHA-256 of the data set as read)",
         "Card": f"made by `{command}`, never by hand" if command else "",
     }
-    return "\n".join(f"- **{label}**: {fact}" for label, fact in facts.items() if fact)
-
-
-def _how(card: Card) -> str:
-    source = card.url or " and ".join(card.files)
-    return f"{card.how} ({source})" if source else card.how
+    return facts_section(facts)
 
 
 def _in_time(data: Dataset, k_shot: int, feedback: Feedback, threshold: float | None) -> list[str]:
@@ -143,24 +146,62 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="NAME",
         help="what the card is called, where options make it another than the usual data set",
     )
+    parser.add_argument(
+        "--stated",
+        action="store_true",
+        help="write what is known without the files; the other options go into the command that "
+        "measures with them",
+    )
     parser.add_argument("--to", type=Path, default=Path("paper/data"), help="where the card goes")
     chosen = parser.parse_args(arguments)
     try:
-        data = load_dataset(chosen.name, chosen.folder, **_options(chosen.option))
-        users, items = chosen.min_user_interactions, chosen.min_item_interactions
-        if max(users, items) > 1:
-            data = data.k_core(users, items)
-        title = chosen.title or data.name
-        if not re.fullmatch(r"[\w.-]+", title):
-            raise ConfigError(f"the card cannot be called {title!r}; give --as NAME")
-        command = _command(chosen)
-        card = data_card(data, chosen.name, command, title, chosen.k_shot, chosen.threshold)
+        card, title, what = _stated(chosen) if chosen.stated else _measured(chosen)
         path = write_text(chosen.to / f"{title}.md", card)
     except MetarecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    print(f"wrote {path}: {data!r}")
+    print(f"wrote {path}: {what}")
     return 0
+
+
+def _measured(chosen: argparse.Namespace) -> tuple[str, str, str]:
+    """The card, what it is called, and what it is of."""
+    data = load_dataset(chosen.name, chosen.folder, **_options(chosen.option))
+    users, items = chosen.min_user_interactions, chosen.min_item_interactions
+    if max(users, items) > 1:
+        data = data.k_core(users, items)
+    title = _title(chosen, data.name)
+    command = _command(chosen)
+    card = data_card(data, chosen.name, command, title, chosen.k_shot, chosen.threshold)
+    return card, title, repr(data)
+
+
+def _stated(chosen: argparse.Namespace) -> tuple[str, str, str]:
+    """Likewise, without the files; a card with figures is never replaced by it."""
+    if chosen.name not in DATASETS:
+        raise ConfigError(f"unknown data set {chosen.name!r}{did_you_mean(chosen.name, DATASETS)}")
+    if chosen.folder is not None:
+        raise ConfigError("--stated is for files that are not at hand: leave it or --folder out")
+    known, title = DATASETS[chosen.name], _title(chosen, chosen.name)
+    path = chosen.to / f"{title}.md"
+    if path.is_file() and NOT_MEASURED not in path.read_text(encoding="utf-8"):
+        raise ConfigError(f"{path} has figures, which --stated would remove; remove it first")
+    given = _options(chosen.option)
+    missing = [f"{name}={name.upper()}" for name in needed_options(known) if name not in given]
+    with_files = {
+        "stated": False,
+        "folder": Path() if "folder" in known.options() else None,
+        "option": [*missing, *chosen.option],
+    }
+    measure = _command(argparse.Namespace(**{**vars(chosen), **with_files}))
+    return stated_card(known, measure, _command(chosen), title), title, "without the files"
+
+
+def _title(chosen: argparse.Namespace, usual: str) -> str:
+    title = chosen.title or usual
+    if not re.fullmatch(r"[\w.-]+", title):
+        raise ConfigError(f"the card cannot be called {title!r}; give --as NAME")
+    return title
 
 
 def _options(given: Sequence[str]) -> dict[str, Any]:
@@ -176,6 +217,8 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
 def _command(chosen: argparse.Namespace) -> str:
     """The command line without where things are on this machine."""
     words = ["python -m metarec.report.data_card", shlex.quote(chosen.name)]
+    if chosen.stated:
+        words.append("--stated")
     if chosen.folder is not None:
         words.append("--folder FOLDER")
     words += [f"--option {shlex.quote(option)}" for option in chosen.option]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from metarec.data import Dataset
+from metarec.data.registry import Card
 from metarec.evaluation.episodes import Part
 from metarec.learner import Feedback
 from metarec.report.data_facts import (
@@ -23,6 +24,17 @@ from metarec.splits import GROUPS, REGIMES, Split
 
 _MOST_RATINGS = 25  # distinct ratings, beyond which they are no scale to be listed
 _LEVELS = ("least", "10 %", "25 %", "median", "75 %", "90 %", "most")
+
+
+def facts_section(facts: Mapping[str, str]) -> str:
+    """What is known of a data set, a line a fact; empty ones are left out."""
+    return "\n".join(f"- **{label}**: {fact}" for label, fact in facts.items() if fact)
+
+
+def how_to_get(card: Card) -> str:
+    """How to get the files of a data set, and from where."""
+    source = card.url or " and ".join(card.files)
+    return f"{card.how} ({source})" if source else card.how
 
 
 def sizes_section(data: Dataset, feedback: Feedback, threshold: float | None) -> str:

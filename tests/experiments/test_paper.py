@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
+from metarec.audit.tables import check_tables
 from metarec.baselines.random import Random
 from metarec.errors import LearnerError
 from metarec.runs import load_records
 
 Script = Callable[..., int]
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# Experiments that make the main table of another data set: to its folder in the paper, and to what
+# makes the tiny data set take its place.
+OF_OTHER_DATA = {
+    "main_ml_1m": ("ml-1m", ()),
+    "main_online_retail": ("online-retail", ("data.options.rating=null",)),
+}
 
 
 @pytest.fixture
@@ -243,3 +253,45 @@ def test_the_headers_of_the_learners_say_what_was_measured(paper: Script, tmp_pa
     assert (
         f"nDCG@10 user_cold {f'{value:.3f}'.lstrip('0')}, " in (learners / "als.yaml").read_text()
     )
+
+
+@pytest.mark.parametrize("experiment", OF_OTHER_DATA)
+def test_the_main_table_of_other_data_stands_beside_that_of_the_paper_and_can_be_made_again(
+    script: Script, tmp_path: Path, experiment: str
+) -> None:
+    folder, instead = OF_OTHER_DATA[experiment]
+    quick = ["plan.workers=1", "plan.seeds=[0,1]", "plan.learners=[popularity,item_mean,als]"]
+    assert script("paper", f"experiment={experiment}", *quick, *instead) == 0
+    records = load_records(tmp_path / "results", experiment)
+    implicit = experiment == "main_online_retail"
+    assert {(record.learner, record.config.episode.feedback) for record in records} == {
+        (name, "implicit" if implicit else "binary")
+        for name in ("popularity", "als", *(() if implicit else ("item_mean",)))
+    }
+    assert {record.config.episode.task for record in records} == {"user"}
+    paper = tmp_path / "paper"
+    assert [one.name for one in paper.iterdir()] == [folder]
+    small = json.loads((paper / folder / "records" / "main.json").read_text())
+    (source,) = small["sources"]
+    assert source["command"] == f"python -m metarec.report results/{experiment}"
+    findings = list(check_tables(paper / folder, records))
+    assert {one.what for one in findings} >= {"main.md", "main.tex", "main.json", "k_shot.json"}
+    assert {one.result for one in findings} == {"holds"}
+
+
+@pytest.mark.parametrize("experiment", OF_OTHER_DATA)
+def test_the_plans_of_other_data_have_the_keys_and_learners_of_the_paper_and_the_hybrid(
+    experiment: str,
+) -> None:
+    paper, other = (
+        OmegaConf.load(CONFIGS / "experiment" / f"{name}.yaml") for name in ("paper", experiment)
+    )
+    assert other.experiment == experiment
+    assert other.plan.keys() == paper.plan.keys()
+    own = [name for name in paper.plan.learners if name != "prototypical_no_projection"]
+    assert other.plan.learners == [*own, "hybrid"]
+    assert other.plan.seeds == [0, 1, 2, 3, 4]
+    assert other.plan.paper == f"{paper.plan.paper}/{OF_OTHER_DATA[experiment][0]}"
+    # what headers say was measured is of the data that the values were tuned on
+    assert other.plan.configs is None
+    assert list(other.plan.groups) == ["main"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,13 +12,18 @@ import numpy as np
 import pytest
 
 from metarec.data import load_dataset
+from metarec.data.amazon import read_2018, read_2023
+from metarec.data.cleaning import clean
 from metarec.data.dataset import CleaningReport
+from metarec.data.registry import DATASETS
 from metarec.evaluation.episodes import evaluation_episodes
 from metarec.report.data_card import data_card, main
 from metarec.report.data_facts import most_shared, quantiles, regimes_of, sizes_of, texts_of
+from metarec.report.data_stated import NOT_MEASURED, OF_ANY, described
 from metarec.splits import REGIMES, Split
 
 CARDS = Path(__file__).resolve().parents[2] / "paper" / "data"
+STATED = ("amazon-2018", "amazon-2023", "book-crossing")
 
 
 @pytest.fixture
@@ -214,6 +220,80 @@ def test_what_cannot_be_is_an_error(files, tmp_path, capsys, told, message):
     assert main([*told, *folder, "--to", str(tmp_path / "cards")]) == 1
     assert message in capsys.readouterr().err
     assert not (tmp_path / "cards").exists()
+
+
+@pytest.mark.parametrize("name", [name for name in DATASETS if name not in OF_ANY])
+def test_a_card_without_the_files_says_what_is_stated_and_how_to_measure(name, tmp_path):
+    assert main([name, "--stated", "--to", str(tmp_path)]) == 0
+    text, known = (tmp_path / f"{name}.md").read_text(encoding="utf-8"), DATASETS[name]
+    for fact in (known.title, known.licence, known.citation, known.how, *known.files):
+        assert fact in text
+    assert known.size.removeprefix("as stated: ") in text
+    for option, told in described(known.load_reader()).items():
+        assert f"- `{option}` (" in text
+        assert told in text
+        assert not re.match("as in|likewise", told)
+    assert described(known.load_reader()).keys() == known.options().keys()
+    folder = " --folder FOLDER" if "folder" in known.options() else ""
+    category = " --option category=CATEGORY" if "category" in known.options() else ""
+    measure = f"python -m metarec.report.data_card {name}{folder}{category}"
+    assert f"**{NOT_MEASURED}** `{measure}`, " in text
+    # nothing was counted
+    assert "|" not in text
+    assert "Checksum" not in text
+
+
+def test_options_of_measuring_stand_in_the_command_of_a_stated_card(tmp_path):
+    told = ["amazon-2023", "--stated", "--option", "category=All_Beauty", "--as", "beauty"]
+    assert main([*told, "--min-user-interactions", "5", "--to", str(tmp_path)]) == 0
+    text = (tmp_path / "beauty.md").read_text(encoding="utf-8")
+    assert text.startswith("# beauty\n")
+    assert (
+        f"**{NOT_MEASURED}** `python -m metarec.report.data_card amazon-2023 --folder FOLDER "
+        "--option category=All_Beauty --min-user-interactions 5 --as beauty`"
+    ) in text
+
+
+def test_what_a_docstring_says_elsewhere_is_followed():
+    of_2018, of_2023, of_all = map(described, (read_2018, read_2023, clean))
+    assert of_2023["verified"] == of_2018["verified"]
+    assert of_2023["text"] == of_2018["text"].removesuffix(".") + "; the brand is the `store`."
+    assert of_2023["unknown_items"] == of_2018["unknown_items"] == of_all["unknown_items"]
+    assert of_2018["duplicates"].startswith(of_all["duplicates"].removesuffix("."))
+
+
+def test_a_card_with_figures_is_never_replaced_by_what_is_stated(tmp_path, capsys):
+    assert main(["book-crossing", "--stated", "--to", str(tmp_path)]) == 0
+    assert main(["book-crossing", "--stated", "--to", str(tmp_path)]) == 0
+    measured = tmp_path / "book-crossing.md"
+    measured.write_text("# book-crossing\n\n- 1 interaction\n", encoding="utf-8")
+    assert main(["book-crossing", "--stated", "--to", str(tmp_path)]) == 1
+    assert "has figures, which --stated would remove" in capsys.readouterr().err
+    assert measured.read_text(encoding="utf-8") == "# book-crossing\n\n- 1 interaction\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        (["book-crossings"], "did you mean 'book-crossing'"),
+        (["csv"], "reads any data set, of which nothing is stated"),
+        (["ml-1m", "--folder", "here"], "leave it or --folder out"),
+    ],
+)
+def test_what_cannot_be_stated_is_an_error(tmp_path, capsys, told, message):
+    assert main([*told, "--stated", "--to", str(tmp_path / "cards")]) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "cards").exists()
+
+
+@pytest.mark.parametrize("name", STATED)
+def test_the_cards_of_what_is_not_at_hand_are_up_to_date(name, tmp_path):
+    card = (CARDS / f"{name}.md").read_text(encoding="utf-8")
+    if NOT_MEASURED not in card:
+        pytest.skip("it has been measured")
+    (command,) = re.findall(r"made by `python -m \S+ (.*)`, never by hand", card)
+    assert main([*shlex.split(command), "--to", str(tmp_path)]) == 0
+    assert (tmp_path / f"{name}.md").read_text(encoding="utf-8") == card
 
 
 def remade(name: str, data, card: str, **options) -> str:
