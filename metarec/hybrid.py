@@ -125,6 +125,7 @@ class Interactions:
 
     def __init__(self, training: Training, sizes: Sizes) -> None:
         self._sizes, self._seed = sizes, training.seed
+        training.note("batches of users")
         self.known = training.known.astype(np.int64)
         self._n_candidates = training.n_candidates
         self._most = max(training.sampler.most, 1)
@@ -448,6 +449,7 @@ class Neighbours:
         """The similarities of the known items, each to its neighbours; nothing without weight."""
         if not self.weight:
             return {}
+        training.note("neighbours")
         liked, known = training.labels > 0, training.known
         shape = training.n_tasks, training.n_candidates
         pairs = training.tasks[liked], training.candidates[liked]

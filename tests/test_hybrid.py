@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from metarec.attributes import Entities
 from metarec.baselines import ItemKNN
+from metarec.consumed import INTERACTIONS, Ledger, interactions_hash
 from metarec.errors import LearnerError
 from metarec.features import Features
 from metarec.hybrid import (
@@ -67,6 +68,17 @@ def training() -> Training:
         sampler=Sampler(),  # type: ignore[arg-type]
         entities=(Entities("people", items, values, 6),),
     )
+
+
+def test_each_fit_says_what_it_consumed(training: Training) -> None:
+    """So that the audit can tell whether it was meta-train."""
+    seen = replace(training, ledger=Ledger())
+    drawn = Interactions(seen, sizes())
+    contents(seen, sizes(), drawn.likes)
+    Neighbours(0.5, 3, 1.0).fit(seen)
+    expected = interactions_hash(training.tasks, training.candidates, training.labels)
+    found = {one.fit: one.hash for one in seen.ledger.entries if one.what == INTERACTIONS}
+    assert found == dict.fromkeys(("batches of users", "contents", "neighbours"), expected)
 
 
 def history(training: Training, user: int) -> dict[int, float]:
