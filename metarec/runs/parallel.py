@@ -15,7 +15,7 @@ from pathlib import Path
 
 from metarec.errors import ConfigError, MetarecError
 from metarec.runs.config import RunConfig
-from metarec.runs.run import run
+from metarec.runs.run import finished, run
 from metarec.runs.store import Record, load_records
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -59,9 +59,9 @@ def run_many(
         results: where the records go.
         workers: processes; with 1 everything runs in this process, with all its threads.
         share: experiments whose finished runs may be taken over; see `run`.
-        fresh: whether each run has a process of its own, which takes some seconds to start: then
-            `peak_memory_bytes` is that of the run, and a run whose process is killed, as for want
-            of memory, fails alone. With 1 worker each has all threads.
+        fresh: whether each run has a process of its own, which takes some seconds to start, unless
+            it is finished: then `peak_memory_bytes` is that of the run, and a run whose process is
+            killed, as for want of memory, fails alone. With 1 worker each has all threads.
 
     Yields:
         The outcome of each run.
@@ -78,10 +78,12 @@ def run_many(
     pool: Executor = ThreadPoolExecutor(workers) if fresh else _processes(workers)
     call = _alone if fresh else _outcome
     with nullcontext() if workers == 1 else _one_thread(), pool:
-        futures = [
-            pool.submit(call, number, config, results, share)
-            for number, config in enumerate(configs)
-        ]
+        left = list(enumerate(configs))
+        if fresh:
+            done = {number: found for number, one in left if (found := _done(number, one, results))}
+            left = [(number, config) for number, config in left if number not in done]
+            yield from done.values()
+        futures = [pool.submit(call, number, config, results, share) for number, config in left]
         try:
             for future in as_completed(futures):
                 yield future.result()
@@ -93,6 +95,19 @@ def run_many(
 def _processes(workers: int) -> ProcessPoolExecutor:
     # a fresh interpreter each: a fork would take along a framework's threads in whatever state
     return ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _done(number: int, config: RunConfig, results: str | Path) -> Outcome | None:
+    """The outcome of a run that is finished already, which needs no process of its own."""
+    begin = time.perf_counter()
+    try:
+        record = finished(config, results)
+    except Exception:
+        # the run itself will say what is wrong, and leave a record of it
+        return None
+    if record is None:
+        return None
+    return Outcome(number, record, None, None, None, time.perf_counter() - begin)
 
 
 def _alone(number: int, config: RunConfig, results: str | Path, share: Sequence[str]) -> Outcome:

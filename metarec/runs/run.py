@@ -56,11 +56,7 @@ def run(
     path = provisional
     hash_, materials = config.hash("", ""), None
     try:
-        learner = build_learner(config)
-        check_served(learner, config.episode.task, config.episode.feedback)
-        retriever = build_retriever(config)
-        needing = [one for one in (learner, retriever) if one is not None and one.needs_features]
-        materials = prepare(config, bool(needing), progress)
+        learner, materials = _prepared(config, progress)
         hash_ = config.hash(materials.data_checksum, materials.feature_key)
         path = root / run_name(config, hash_)
         shutil.rmtree(provisional, ignore_errors=True)
@@ -77,6 +73,30 @@ def run(
     except Exception as error:
         _record_failure(config, path, hash_, materials, error, begin)
         raise
+
+
+def finished(config: RunConfig, results: str | Path = "results") -> Record | None:
+    """The record of a run that is finished already; None of any other.
+
+    Args:
+        config: of the run.
+        results: as for `run`.
+
+    Raises:
+        Exception: whatever would make the run fail before it begins.
+    """
+    _, materials = _prepared(config, progress=False)
+    hash_ = config.hash(materials.data_checksum, materials.feature_key)
+    path = Path(results) / config.experiment / run_name(config, hash_)
+    return read_record(path) if is_finished(path) else None
+
+
+def _prepared(config: RunConfig, progress: bool) -> tuple[Learner, Materials]:
+    learner = build_learner(config)
+    check_served(learner, config.episode.task, config.episode.feedback)
+    retriever = build_retriever(config)
+    needing = [one for one in (learner, retriever) if one is not None and one.needs_features]
+    return learner, prepare(config, bool(needing), progress)
 
 
 def run_name(config: RunConfig, hash_: str) -> str:

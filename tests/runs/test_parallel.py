@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metarec.errors import ConfigError
-from metarec.runs import Record, RunConfig
+from metarec.runs import Record, RunConfig, parallel
 from metarec.runs.parallel import Outcome, run_many
 
 Make = Callable[..., RunConfig]
@@ -55,12 +56,21 @@ def test_a_fresh_process_each_of_one_thread_and_finished_runs_are_skipped(
     assert len({os.getpid(), *(process for process, _ in found)}) == 4
     assert {threads for _, threads in found} == {1}
     assert os.environ["OMP_NUM_THREADS"] == "2"
-    # one at a time, with all threads
+    # one at a time, with all threads; what is finished starts no process
+    started: list[int] = []
+    alone = parallel._alone
+
+    def counted(number: int, *others: Any) -> Outcome:
+        started.append(number)
+        return alone(number, *others)
+
+    monkeypatch.setattr(parallel, "_alone", counted)
     more = [configs[0], telling(seed=3)]
     skipped, new = ordered(list(run_many(more, tmp_path, workers=1, fresh=True)))
     assert told(skipped.record) == found[0]
     assert told(new.record)[0] != os.getpid()
     assert told(new.record)[1] == 2
+    assert started == [1]
 
 
 def test_the_peak_memory_of_a_fresh_process_is_that_of_its_run(
