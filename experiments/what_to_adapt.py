@@ -39,7 +39,7 @@ from metarec.runs.parallel import run_many
 from metarec.runs.prepare import prepare
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-RATE, RATE_OF_HEAD = "bert_inner_learning_rate", "inner_learning_rate"
+RATE = "bert_inner_learning_rate"
 
 console = Console(soft_wrap=True, highlight=False)
 
@@ -85,14 +85,14 @@ class Plan:
                         name,
                         adapted,
                         retriever,
-                        **_inner(adapted, rate),
-                        steps=steps,
+                        **{RATE: rate, "steps": steps},
                         validate_every=steps,
                     )
                 )
                 for rate in self.settings["rates_of"].get(adapted, self.settings["rates"])
             }
             for adapted in self.settings["adapted"]
+            if adapted != "head"
         }
 
     def runs(self, retriever: RunConfig, rates: dict[str, float]) -> list[RunConfig]:
@@ -103,8 +103,7 @@ class Plan:
             for adapted in self.settings["adapted"]:
                 few = self.settings["seeds_of"].get(adapted, {})
                 for name in self.settings["learners"][reads]:
-                    inner = _inner(adapted, rates[adapted])
-                    config = self._bert(name, adapted, retriever, **inner)
+                    config = self._bert(name, adapted, retriever, **{RATE: rates[adapted]})
                     seeds = few.get(reads, self.settings["seeds"])
                     found += [replace(config, seed=seed) for seed in seeds]
         return found
@@ -173,11 +172,6 @@ class Plan:
         return dict(values)
 
 
-def _inner(adapted: str, rate: float) -> dict[str, float]:
-    """The inner learning rate that is chosen: of a head alone no BERT takes steps."""
-    return {RATE_OF_HEAD: rate, RATE: 0.0} if adapted == "head" else {RATE: rate}
-
-
 def at(configs: Sequence[RunConfig], seed: int) -> Iterator[RunConfig]:
     for config in configs:
         yield replace(config, seed=seed)
@@ -221,9 +215,10 @@ def best_baseline(plan: Plan) -> RunConfig:
 
 
 def best_rates(plan: Plan, retriever: RunConfig) -> dict[str, float]:
-    """The inner learning rate for each of what adapts, best on validation."""
+    """The inner learning rate of the BERT for each of what adapts, best on validation."""
     trials = plan.trials(retriever)
-    chosen = {}
+    # of a head alone no BERT takes steps
+    chosen = {"head": 0.0}
     keys = [(adapted, rate) for adapted, rates in trials.items() for rate in rates]
     records = run_all([trials[adapted][rate] for adapted, rate in keys], plan, "inner rates")
     values = {key: record.content["selection"] for key, record in zip(keys, records, strict=True)}

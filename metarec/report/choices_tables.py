@@ -41,7 +41,7 @@ from metarec.report.table import (
 )
 
 NAME = "what_to_adapt"
-RATE, RATE_OF_HEAD = "bert_inner_learning_rate", "inner_learning_rate"
+RATE = "bert_inner_learning_rate"
 
 _SETTINGS = (
     *("head_steps", "head_learning_rate", "steps", "learning_rate", "bert_learning_rate"),
@@ -227,20 +227,19 @@ def recalls_of(study: Study) -> dict[int, tuple[Source, Estimate]]:
 
 
 def rates_of(study: Study) -> dict[str, tuple[Source, Estimate]]:
-    """The inner learning rate of each learner: of the BERT, or of a head that adapts alone."""
+    """The inner learning rate of the BERT of each learner, but of those whose head alone adapts."""
     found = {}
     for choice in study.choices:
         own = [one for one in study.results.records if one.learner == choice.learner]
-        name = RATE_OF_HEAD if choice.adapted == "head" else RATE
         given = {
-            float(record.config.learner.arguments[name])
+            float(record.config.learner.arguments[RATE])
             for record in own
-            if name in record.config.learner.arguments
+            if RATE in record.config.learner.arguments
         }
-        if len(given) != 1:
+        if choice.adapted == "head" or len(given) != 1:
             continue
         estimate = Estimate(given.pop(), math.nan, math.nan, 0, len(own), 0)
-        source = Source(choice.learner, study.regime, study.k_shot, name)
+        source = Source(choice.learner, study.regime, study.k_shot, RATE)
         found[choice.learner] = source, estimate
     return found
 
@@ -290,10 +289,10 @@ def _chosen_rates(study: Study) -> str:
     listed = "; ".join(f"{rate:g} for {', '.join(by_rate[rate])}" for rate in sorted(by_rate))
     experiment = study.results.config.experiment
     return (
-        "The inner learning rate, of the BERT or of a head that adapts alone, is the one that was "
-        "best on validation for each part, by MAML (as a bi-encoder where there is one) at the "
-        "first seed; transfer takes the same, and nothing of it was tuned by itself (records of "
-        f"{experiment}_validation): {listed}."
+        "The inner learning rate of the BERT is the one that was best on validation for each part, "
+        "by MAML (as a bi-encoder where there is one) at the first seed; transfer takes the same, "
+        f"and nothing of it was tuned by itself (records of {experiment}_validation): {listed}. "
+        "That of the head was not tuned: it is the same whatever adapts."
     )
 
 
