@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from metarec.report.table import (
     interval_text,
     number,
 )
+
+if TYPE_CHECKING:
+    from metarec.runs.store import Record
 
 NAME = "what_to_adapt"
 RATE = "bert_inner_learning_rate"
@@ -268,7 +271,10 @@ def _timed(study: Study) -> str:
     if not study.timings:
         return "means over users and seeds"
     tasks = study.timings[0].config.evaluation.tasks
-    return f"means over {tasks} users in runs of their own, one at a time"
+    return (
+        f"means over {tasks} users in runs of their own, one at a time with "
+        f"{_threads(study.timings)}"
+    )
 
 
 def _chosen_rates(study: Study) -> str:
@@ -323,17 +329,22 @@ def _settings(study: Study) -> str:
 
 def _machine(study: Study) -> str:
     """What the records say of where they were measured."""
-    contents = [
-        record.content for record in study.results.records if choice_of(record.config) is not None
-    ]
-    threads = sorted({int(one["threads"]) for one in contents if one.get("threads")})
+    records = [one for one in study.results.records if choice_of(one.config) is not None]
+    contents = [record.content for record in records]
     processors = sorted(
         {str(one.get("machine", {}).get("processor") or "unknown processor") for one in contents}
     )
     devices = sorted({str(one.get("device", "cpu")) for one in contents} - {"cpu"})
-    count = " or ".join(map(str, threads)) or "unknown number of"
-    where = f"{count} thread{'' if threads == [1] else 's'} of {' or '.join(processors)}"
+    where = f"{_threads(records)} of {' or '.join(processors)}"
     return f"{where}, with {' or '.join(devices)}, whose memory is not in it" if devices else where
+
+
+def _threads(records: Sequence[Record]) -> str:
+    """How many threads runs had, as their records say."""
+    given = (record.content.get("threads") for record in records)
+    threads = sorted({int(count) for count in given if count})
+    count = " or ".join(map(str, threads)) or "unknown number of"
+    return f"{count} thread{'' if threads == [1] else 's'}"
 
 
 def _differences(
