@@ -25,13 +25,20 @@ HEADS = (
 )  # fmt: skip
 
 
-def publish(results: Path, paper: Path, readme: Path | None = None) -> str:
+SPEED = "speed"
+
+
+def publish(results: Path, paper: Path, readme: Path | None = None, name: str = SPEED) -> str:
     """Writes `records/speed.json`, `tables/speed.md`, `tables/parity.md`, and the table in README.
+
+    Of a run of some of the work alone (`speed.only`) the table may have a name of its own; parity
+    is then left as it is.
 
     Args:
         results: folder of `speed.json` and `speed_details.json`.
         paper: folder of the paper.
-        readme: file with the lines `<!-- speed: begin -->` and `<!-- speed: end -->`, or None.
+        readme: file with the lines `<!-- <name>: begin -->` and `<!-- <name>: end -->`, or None.
+        name: of the table, of its record and of the lines in the README.
 
     Returns:
         The table in Markdown.
@@ -51,11 +58,12 @@ def publish(results: Path, paper: Path, readme: Path | None = None) -> str:
             f"{results}: speed.json and speed_details.json are not of this version ({error}); run "
             "python experiments/speed.py again"
         ) from error
-    write_text(paper / "records" / "speed.json", json.dumps(record, indent=1) + "\n")
-    write_text(paper / "tables" / "speed.md", table)
-    write_text(paper / "tables" / "parity.md", parity)
+    write_text(paper / "records" / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    write_text(paper / "tables" / f"{name}.md", table)
+    if name == SPEED:
+        write_text(paper / "tables" / "parity.md", parity)
     if readme is not None:
-        replace_table(readme, table, "speed")
+        replace_table(readme, table, name)
     return table
 
 
@@ -155,9 +163,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--readme", type=Path, help="README whose speed table, between its markers, is replaced"
     )
+    parser.add_argument(
+        "--name", default=SPEED, help="of the table, where some of the work alone was timed"
+    )
     options = parser.parse_args(arguments)
     try:
-        print(publish(options.results, options.paper, options.readme))
+        print(publish(options.results, options.paper, options.readme, options.name))
     except MetarecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -59,6 +59,17 @@ def measured(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def test_a_table_of_some_of_the_work_has_a_name_of_its_own(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- speed_bert: begin -->\n<!-- speed_bert: end -->\n")
+    table = publish(measured(tmp_path), tmp_path / "paper", readme, "speed_bert")
+    assert (tmp_path / "paper" / "tables" / "speed_bert.md").read_text(encoding="utf-8") == table
+    assert table.strip() in readme.read_text()
+    assert sorted(file.name for file in (tmp_path / "paper").rglob("*.*")) == [
+        "speed_bert.json", "speed_bert.md",
+    ]  # fmt: skip
+
+
 def test_table_record_and_readme_show_each_row_as_measured(tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(MARKED, encoding="utf-8")
