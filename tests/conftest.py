@@ -1,4 +1,4 @@
-"""What every test gets: checked annotations, one thread, no network, and a small data set."""
+"""What every test gets: checked annotations, one thread, seeds, no network, a small data set."""
 
 from __future__ import annotations
 
@@ -89,6 +89,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 _HERE = {"127.0.0.1", "::1", "localhost"}
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """What a library draws unasked, such as a fresh model's weights, is the same in every run."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
 
 
 def _refuse(address: Any) -> NoReturn:
