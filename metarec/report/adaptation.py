@@ -9,7 +9,7 @@ from itertools import groupby
 import numpy as np
 
 from metarec.evaluation.significance import holm
-from metarec.report.cells import PRIMARY, Column, regimes_of, row_label
+from metarec.report.cells import PRIMARY, Column, difference_cell, regimes_of, row_label
 from metarec.report.collect import Results
 from metarec.report.labels import Variant, group_of, metric_label, regime_label, sort_key
 from metarec.report.notes import effects_note, source_notes
@@ -22,9 +22,7 @@ from metarec.report.table import (
     Estimate,
     Row,
     Section,
-    Source,
     Table,
-    interval_text,
     number,
 )
 
@@ -175,15 +173,5 @@ def adaptation_table(parts: Sequence[tuple[Results, Sequence[Gain]]]) -> Table |
 def _cell(gain: Gain | None) -> Cell:
     if gain is None:
         return Cell()
-    estimate, column = gain.estimate, gain.column
-    mark = (BETTER if estimate.mean > 0 else WORSE) if gain.significant else ""
     unadapted = Variant(gain.variant.learner, adapted=False)
-    return Cell(
-        value=number(estimate.mean, signed=True),
-        interval=interval_text(estimate.low, estimate.high, signed=True),
-        mark=mark,
-        estimate=estimate,
-        source=Source(
-            f"{gain.variant.key} - {unadapted.key}", column.regime, column.k_shot, column.metric
-        ),
-    )
+    return difference_cell(gain.variant, unadapted, gain.column, gain.estimate)

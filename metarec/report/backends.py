@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from metarec.evaluation.significance import holm
-from metarec.report.cells import PRIMARY, Column, regimes_of
+from metarec.report.cells import PRIMARY, Column, difference_cell, regimes_of
 from metarec.report.collect import Results, subset
 from metarec.report.labels import JAX, Variant, label_of, metric_label, regime_label, sort_key
 from metarec.report.notes import effects_note, source_notes
@@ -22,10 +22,7 @@ from metarec.report.table import (
     Estimate,
     Row,
     Section,
-    Source,
     Table,
-    interval_text,
-    number,
 )
 
 _NAME = "backends"
@@ -139,13 +136,5 @@ def _twins(results: Results) -> list[Variant]:
 
 
 def _cell(variant: Variant, column: Column, estimate: Estimate) -> Cell:
-    significant = estimate.p < SIGNIFICANT and estimate.agrees()
-    mark = (BETTER if estimate.mean > 0 else WORSE) if significant else ""
     torch = Variant(variant.learner.removesuffix(JAX), variant.adapted)
-    return Cell(
-        value=number(estimate.mean, signed=True),
-        interval=interval_text(estimate.low, estimate.high, signed=True),
-        mark=mark,
-        estimate=estimate,
-        source=Source(f"{variant.key} - {torch.key}", column.regime, column.k_shot, column.metric),
-    )
+    return difference_cell(variant, torch, column, estimate)

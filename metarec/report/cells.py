@@ -178,6 +178,30 @@ def interval_cell(found: Interval, source: Source, mark: str, p: float, bold: bo
     )
 
 
+def difference_cell(
+    one: Variant, other: Variant, column: Column, estimate: Estimate, bold: bool = False
+) -> Cell:
+    """The cell of a paired difference, with the mark of its test.
+
+    Args:
+        one: whose mean is the first.
+        other: whose mean is taken from it.
+        column: where it was measured.
+        estimate: of the difference, with its corrected p value.
+        bold: whether a significant one is bold; not in a preliminary table.
+    """
+    significant = estimate.p < SIGNIFICANT and estimate.agrees()
+    better = (estimate.mean > 0) == higher_is_better(column.metric)
+    return Cell(
+        value=number(estimate.mean, signed=True),
+        interval=interval_text(estimate.low, estimate.high, signed=True),
+        mark=(BETTER if better else WORSE) if significant else "",
+        bold=bold and significant,
+        estimate=estimate,
+        source=Source(f"{one.key} - {other.key}", column.regime, column.k_shot, column.metric),
+    )
+
+
 TEST_HEADS = ("p (Holm)", "Effect", "Won/tied/lost")
 """Headings of the cells of a paired test."""
 

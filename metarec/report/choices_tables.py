@@ -18,6 +18,7 @@ from metarec.report.cells import (
     TEST_HEADS,
     Column,
     column_cells,
+    difference_cell,
     fewer_seeds,
     test_cells,
 )
@@ -25,7 +26,7 @@ from metarec.report.choices import ADAPT, MEMORY, PARAMETERS, SCORE, Choice, Stu
 from metarec.report.collect import RECALL
 from metarec.report.labels import Variant, label_of, metric_label
 from metarec.report.notes import effects_note, notes_of, source_notes
-from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of
+from metarec.report.selection import RESAMPLES, difference_of
 from metarec.report.table import (
     BETTER,
     MISSING,
@@ -36,7 +37,6 @@ from metarec.report.table import (
     Section,
     Source,
     Table,
-    interval_text,
     number,
 )
 
@@ -373,15 +373,7 @@ def _difference_cells(
     if found is None:
         return (Cell(),) * (1 + len(TEST_HEADS))
     (one, other), estimate = found
-    significant = estimate.p < SIGNIFICANT and estimate.agrees()
-    difference = Cell(
-        value=number(estimate.mean, signed=True),
-        interval=interval_text(estimate.low, estimate.high, signed=True),
-        mark=(BETTER if estimate.mean > 0 else WORSE) if significant else "",
-        bold=significant and not preliminary,
-        estimate=estimate,
-        source=Source(f"{one.key} - {other.key}", column.regime, column.k_shot, column.metric),
-    )
+    difference = difference_cell(one, other, column, estimate, bold=not preliminary)
     return difference, *test_cells(estimate)
 
 

@@ -17,6 +17,7 @@ from metarec.report.cells import (
     Column,
     curve_regime,
     curve_shots,
+    difference_cell,
     interval_cell,
     regimes_of,
     test_cells,
@@ -24,7 +25,7 @@ from metarec.report.cells import (
 from metarec.report.collect import Results, check_one_setting, subset
 from metarec.report.labels import Variant, metric_label, regime_label
 from metarec.report.notes import source_notes
-from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of, interval_of
+from metarec.report.selection import RESAMPLES, difference_of, interval_of
 from metarec.report.table import (
     BETTER,
     WORSE,
@@ -34,8 +35,6 @@ from metarec.report.table import (
     Section,
     Source,
     Table,
-    interval_text,
-    number,
 )
 
 META, TRANSFER = Variant("maml"), Variant("transfer")
@@ -90,17 +89,7 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
     rows: list[tuple[str, Row]] = []
     for (title, column, pair, estimate), p in zip(lines, p_holm, strict=True):
         estimate = replace(estimate, p=float(p))
-        significant = estimate.p < SIGNIFICANT and estimate.agrees()
-        mark = (BETTER if estimate.mean > 0 else WORSE) if significant else ""
-        source = Source("maml - transfer", column.regime, column.k_shot, column.metric)
-        difference = Cell(
-            value=number(estimate.mean, signed=True),
-            interval=interval_text(estimate.low, estimate.high, signed=True),
-            mark=mark,
-            bold=significant and not preliminary,
-            estimate=estimate,
-            source=source,
-        )
+        difference = difference_cell(META, TRANSFER, column, estimate, bold=not preliminary)
         rows.append((title, Row(column.head, (*pair, difference, *test_cells(estimate)))))
     sections = [
         Section(title, tuple(row for _, row in group))

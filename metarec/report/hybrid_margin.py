@@ -8,22 +8,18 @@ from dataclasses import replace
 import numpy as np
 
 from metarec.evaluation.significance import holm
-from metarec.report.cells import HOW_TESTED, TEST_HEADS, Column, test_cells
+from metarec.report.cells import HOW_TESTED, TEST_HEADS, Column, difference_cell, test_cells
 from metarec.report.collect import Results
 from metarec.report.labels import Variant, label_of
 from metarec.report.notes import source_notes
-from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of
+from metarec.report.selection import RESAMPLES, difference_of
 from metarec.report.table import (
     BETTER,
     WORSE,
-    Cell,
     Estimate,
     Row,
     Section,
-    Source,
     Table,
-    interval_text,
-    number,
 )
 
 HYBRID = Variant("hybrid")
@@ -58,17 +54,7 @@ def margin_table(results: Results, columns: Sequence[Column]) -> Table | None:
     rows: dict[str, list[Row]] = {column.head: [] for column in shown}
     for (reference, column, estimate), p in zip(lines, p_holm, strict=True):
         tested = replace(estimate, p=float(p))
-        significant = tested.p < SIGNIFICANT and tested.agrees()
-        cell = Cell(
-            value=number(tested.mean, signed=True),
-            interval=interval_text(tested.low, tested.high, signed=True),
-            mark=(BETTER if tested.mean > 0 else WORSE) if significant else "",
-            bold=significant and not preliminary,
-            estimate=tested,
-            source=Source(
-                f"{HYBRID.key} - {reference.key}", column.regime, column.k_shot, column.metric
-            ),
-        )
+        cell = difference_cell(HYBRID, reference, column, tested, bold=not preliminary)
         label = f"Minus {label_of(reference)}"
         rows[column.head].append(Row(label, (cell, *test_cells(tested))))
     return Table(

@@ -7,28 +7,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from metarec.evaluation.significance import interval
-from metarec.report.cells import Column, column_cells, grouped
+from metarec.report.cells import Column, column_cells, difference_cell, grouped
 from metarec.report.collect import Results
 from metarec.report.labels import Variant, label_of
 from metarec.report.notes import effects_note, notes_of, source_notes
 from metarec.report.protocols_figures import KINDS, TABLES, Figures, Shown
 from metarec.report.protocols_results import Study
 from metarec.report.selection import (
-    SIGNIFICANT,
     difference_of,
     higher_is_better,
     significance_of,
 )
 from metarec.report.table import (
-    BETTER,
-    WORSE,
     Cell,
     Estimate,
     Row,
     Section,
     Source,
     Table,
-    interval_text,
     number,
 )
 
@@ -120,18 +116,8 @@ def _differences(results: Results, column: Column) -> dict[Variant, Cell]:
     for variant, test in tested.items():
         estimate = difference_of(values, variant, REFERENCE, column.metric)
         assert estimate is not None
-        estimate = replace(estimate, p=test.p)
-        significant = estimate.p < SIGNIFICANT and estimate.agrees()
-        better = (estimate.mean > 0) == higher_is_better(column.metric)
-        found[variant] = Cell(
-            value=number(estimate.mean, signed=True),
-            interval=interval_text(estimate.low, estimate.high, signed=True),
-            mark=(BETTER if better else WORSE) if significant else "",
-            estimate=estimate,
-            source=Source(
-                f"{variant.key} - {REFERENCE.key}", column.regime, column.k_shot, column.metric
-            ),
-        )
+        own = replace(estimate, p=test.p)
+        found[variant] = difference_cell(variant, REFERENCE, column, own)
     return found
 
 

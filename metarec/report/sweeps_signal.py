@@ -10,7 +10,7 @@ import numpy as np
 
 from metarec.evaluation.significance import holm
 from metarec.report.adaptation import adaptation_table, gains_of
-from metarec.report.cells import PRIMARY, Column, regimes_of
+from metarec.report.cells import PRIMARY, Column, difference_cell, regimes_of
 from metarec.report.collect import Results, subset
 from metarec.report.labels import (
     BASELINE_GROUPS,
@@ -22,7 +22,7 @@ from metarec.report.labels import (
     regime_label,
 )
 from metarec.report.notes import effects_note, source_notes
-from metarec.report.selection import RESAMPLES, SIGNIFICANT, difference_of
+from metarec.report.selection import RESAMPLES, difference_of
 from metarec.report.sweeps_points import Point, regimes_in
 from metarec.report.sweeps_tables import at_point, cautions_of, sources_of
 from metarec.report.table import (
@@ -33,10 +33,7 @@ from metarec.report.table import (
     Estimate,
     Row,
     Section,
-    Source,
     Table,
-    interval_text,
-    number,
 )
 from metarec.report.tables import table_by_regime
 
@@ -141,8 +138,8 @@ def _differences(results: Results, families: dict[str, dict[str, str]]) -> Table
             estimate = replace(found[pair], p=float(p_holm[pair]))
             preliminary |= estimate.few
             own = families[pair[0]]
-            source = Source(f"{own[pair[1]]} - {own[pair[2]]}", column.regime, k_shot, PRIMARY)
-            cells[pair].append(_difference_cell(estimate, source))
+            left, right = Variant(own[pair[1]]), Variant(own[pair[2]])
+            cells[pair].append(difference_cell(left, right, column, estimate))
     sections = tuple(
         Section(
             _short(name),
@@ -215,17 +212,6 @@ def adaptation_sweep(points: Sequence[Point]) -> Table | None:
         ),
         preliminary=any(table.preliminary for _, table in parts),
         cautions=cautions_of(used, regimes_in(used)),
-    )
-
-
-def _difference_cell(estimate: Estimate, source: Source) -> Cell:
-    significant = estimate.p < SIGNIFICANT and estimate.agrees()
-    return Cell(
-        value=number(estimate.mean, signed=True),
-        interval=interval_text(estimate.low, estimate.high, signed=True),
-        mark=(BETTER if estimate.mean > 0 else WORSE) if significant else "",
-        estimate=estimate,
-        source=source,
     )
 
 
