@@ -2,7 +2,7 @@
 
     python experiments/audit.py results/paper
     python experiments/audit.py results/paper results/paper_full results/tuning --paper paper
-    python experiments/audit.py results/paper --folder movielens-1m=/data/ml-1m
+    python experiments/audit.py results/paper --folder ml-1m=/data/ml-1m
 
 Derives from the data what train is and which query sets there are, compares both with what the
 records noted when they were made, computes their means again, and makes the tables again. Prints a
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
         action="append",
         default=[],
         metavar="DATA=PATH",
-        help="where a data set lies now, such as movielens-1m=/data/ml-1m",
+        help="where a data set lies now, such as ml-1m=/data/ml-1m",
     )
     parser.add_argument(
         "--allow-old",

@@ -34,6 +34,7 @@ from metarec.runs import Record, RunConfig
 from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.parallel import run_many
 from metarec.runs.prepare import prepare
+from metarec.runs.store import check_one_version
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 STAGES = ("blocks", "test")
@@ -151,6 +152,7 @@ def main(arguments: list[str]) -> int:
 
 def best_setting(records: Sequence[Record]) -> str:
     """The setting that is best on average over blocks and regimes."""
+    check_one_version(records, "blocks")
     means = {name: mean for name, mean in means_of(records).items() if name.startswith("hybrid_")}
     for name, mean in sorted(means.items(), key=lambda entry: -entry[1]):
         console.print(f"  validation nDCG@10 {mean:.4f} {escape(name)}")

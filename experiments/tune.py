@@ -8,31 +8,38 @@ the call set them. Under a publication's protocol it is its name, as in `protoco
 so that its values replace no others. Writes the best values to
 `configs/learner/best/<episode>/<name>.yaml`, where `learner=best/<episode>/<name>` and `make paper`
 find them, all trials to `paper/records/tuning/<episode>/<name>.json`, and at the end the tables of
-all that is there, `paper/tables/tuning_<episode>.*`. What is finished is not run again, so that an
+all that is there, `paper/tables/tuning_<episode>.*`. Values tuned on other data need folders of
+their own (`tuning.configs`, `tuning.paper`). What is finished is not run again, so that an
 interrupted call goes on. Settings: `configs/experiment/tuning.yaml`.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from metarec.errors import MetarecError
+from metarec.errors import ConfigError, MetarecError
 from metarec.report.tuning import build_report
 from metarec.runs import RunConfig
 from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.tuning import Trial, Tuning, TuningSettings, tune
-from metarec.runs.tuning_files import kind_of, write_tuning
+from metarec.runs.tuning_files import TUNING, kind_of, write_tuning
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+PATHS = ("data.folder", "split.source")
+SILENT = ("experiment", "results", "progress")
 
 console = Console(soft_wrap=True, highlight=False)
 failed: list[str] = []
@@ -49,10 +56,10 @@ def main(composed: DictConfig) -> None:
     try:
         config = RunConfig.from_dict(values)
         episode = kind_of(config)
-        tuning = tune(config, TuningSettings.from_dict(settings), results, progress)
-        group = "episode" if config.protocol is None else "protocol"
-        command = f"python experiments/tune.py learner={name} {group}={episode}"
-        written = write_tuning(tuning, episode, command)
+        given = TuningSettings.from_dict(settings)
+        check_own(config, given, episode)
+        tuning = tune(config, given, results, progress)
+        written = write_tuning(tuning, episode, command_of(HydraConfig.get().overrides.task))
     except Exception as error:
         failed.append(f"{name} ({episode})" if episode else name)
         if not isinstance(error, MetarecError):
@@ -66,6 +73,36 @@ def main(composed: DictConfig) -> None:
         console.print(f"[yellow]fewer trials[/yellow]: {tuning.shortfall}")
     for file in written:
         console.print(f"wrote {escape(str(file))}")
+
+
+def command_of(overrides: Sequence[str]) -> str:
+    """The call as it can be repeated elsewhere: the learner first, no path of this machine."""
+    told = []
+    for override in (one.lstrip("+") for one in overrides):
+        key, _, value = override.partition("=")
+        if key in SILENT or key.startswith("tuning."):
+            continue
+        here = key in PATHS or Path(value.strip("'\"")).is_absolute()
+        told.append(f"{key}=…" if here else override)
+    told.sort(key=lambda override: not override.startswith("learner="))
+    return " ".join(["python experiments/tune.py", *told])
+
+
+def check_own(config: RunConfig, settings: TuningSettings, episode: str) -> None:
+    """Refuses to replace values that were tuned on other data.
+
+    Raises:
+        ConfigError: naming the file and where else the new ones may go.
+    """
+    file = Path(settings.paper) / TUNING / episode / f"{config.learner.name}.json"
+    if not file.exists():
+        return
+    data = json.loads(file.read_text(encoding="utf-8"))["data"]
+    if data != config.data.name:
+        raise ConfigError(
+            f"{file} has the trials on {data}, which those on {config.data.name} would replace; "
+            "give them folders of their own: tuning.configs=FOLDER tuning.paper=FOLDER"
+        )
 
 
 def table_of(tuning: Tuning) -> Table:

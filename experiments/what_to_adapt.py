@@ -37,6 +37,7 @@ from metarec.runs.learners import serves
 from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.parallel import run_many
 from metarec.runs.prepare import prepare
+from metarec.runs.store import check_one_version
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 RATE = "bert_inner_learning_rate"
@@ -101,21 +102,21 @@ class Plan:
         found = [replace(own, seed=seed) for seed in self.settings["seeds"]]
         for reads in self.settings["reads"]:
             for adapted in self.settings["adapted"]:
-                few = self.settings["seeds_of"].get(adapted, {})
+                count = self.settings["seeds_of"].get(adapted, {}).get(reads)
                 for name in self.settings["learners"][reads]:
                     config = self._bert(name, adapted, retriever, **{RATE: rates[adapted]})
-                    seeds = few.get(reads, self.settings["seeds"])
-                    found += [replace(config, seed=seed) for seed in seeds]
+                    found += [replace(config, seed=seed) for seed in self.settings["seeds"][:count]]
         return found
 
     def timings(self, retriever: RunConfig, rates: dict[str, float]) -> list[RunConfig]:
-        """Every choice on a few users at the first seed, almost untrained: its seconds."""
+        """Every run on a few users at the first seed, almost untrained: its seconds."""
         timing = self.settings["timing"]
         found = []
         for config in self.runs(retriever, rates):
-            reads = config.learner.arguments.get("reads")
-            if config.seed == self.settings["seeds"][0] and reads is not None:
-                values = {**timing["values"], **timing["values_of"].get(reads, {})}
+            if config.seed == self.settings["seeds"][0]:
+                reads, values = config.learner.arguments.get("reads"), {}
+                if reads is not None:
+                    values = {**timing["values"], **timing["values_of"].get(reads, {})}
                 learner = replace(config.learner, arguments={**config.learner.arguments, **values})
                 found.append(
                     replace(
@@ -203,6 +204,7 @@ def best_baseline(plan: Plan) -> RunConfig:
     configs = plan.baselines()
     prepare(configs[0], needs_features=True, progress=True)
     records = run_all(configs, plan, "baselines", fresh=False)
+    check_one_version(records, "baselines")
     means: dict[str, float] = {}
     for record in records:
         own = [one.content["selection"] for one in records if one.learner == record.learner]
@@ -221,6 +223,7 @@ def best_rates(plan: Plan, retriever: RunConfig) -> dict[str, float]:
     chosen = {"head": 0.0}
     keys = [(adapted, rate) for adapted, rates in trials.items() for rate in rates]
     records = run_all([trials[adapted][rate] for adapted, rate in keys], plan, "inner rates")
+    check_one_version(records, "trials")
     values = {key: record.content["selection"] for key, record in zip(keys, records, strict=True)}
     for adapted, rates in trials.items():
         chosen[adapted] = max(rates, key=lambda rate: values[adapted, rate])

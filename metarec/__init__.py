@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from metarec.baselines.als import ALS as ALS
     from metarec.baselines.bert_cosine import BertCosine as BertCosine
+    from metarec.baselines.biased_mf import BiasedMF as BiasedMF
     from metarec.baselines.ease import EASE as EASE
     from metarec.baselines.item_mean import ItemMean as ItemMean
     from metarec.baselines.knn import ItemKNN as ItemKNN
@@ -30,9 +31,12 @@ if TYPE_CHECKING:
     from metarec.runs.run import run as run
     from metarec.splits import Split as Split
     from metarec.torch.anil import ANIL as ANIL
+    from metarec.torch.bert_maml import BertMAML as BertMAML
+    from metarec.torch.bert_transfer import BertTransfer as BertTransfer
     from metarec.torch.cvar import CVAR as CVAR
     from metarec.torch.dropoutnet import DropoutNet as DropoutNet
     from metarec.torch.gar import GAR as GAR
+    from metarec.torch.hybrid import Hybrid as Hybrid
     from metarec.torch.implicit_maml import ImplicitMAML as ImplicitMAML
     from metarec.torch.maml import MAML as MAML
     from metarec.torch.maml_plus_plus import MAMLPlusPlus as MAMLPlusPlus
@@ -63,10 +67,13 @@ _OWNERS = {
     "run": "metarec.runs.run",
     "RunConfig": "metarec.runs",
     "ANIL": "metarec.torch.anil",
+    "BertMAML": "metarec.torch.bert_maml",
+    "BertTransfer": "metarec.torch.bert_transfer",
     "ConditionalNeuralProcess": "metarec.torch.neural_process",
     "CVAR": "metarec.torch.cvar",
     "DropoutNet": "metarec.torch.dropoutnet",
     "GAR": "metarec.torch.gar",
+    "Hybrid": "metarec.torch.hybrid",
     "ImplicitMAML": "metarec.torch.implicit_maml",
     "MAML": "metarec.torch.maml",
     "MAMLPlusPlus": "metarec.torch.maml_plus_plus",
@@ -84,6 +91,7 @@ _OWNERS = {
     "Transfer": "metarec.torch.transfer",
     "ALS": "metarec.baselines.als",
     "BertCosine": "metarec.baselines.bert_cosine",
+    "BiasedMF": "metarec.baselines.biased_mf",
     "EASE": "metarec.baselines.ease",
     "ItemMean": "metarec.baselines.item_mean",
     "ItemKNN": "metarec.baselines.knn",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -242,6 +243,14 @@ class Split:
                 stacklevel=2,
             )
         return split
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 over who is cold, the part of each interaction, and the queries if given."""
+        digest = hashlib.sha256()
+        for array in (self.user_group, self.item_group, self.part, self.queries):
+            digest.update(b"-" if array is None else np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
 
     def rows(self, part: str, regime: str | None = None) -> Int64[np.ndarray, " m"]:
         """Returns the indices of the interactions of a part, ascending.

@@ -39,8 +39,8 @@ def test_every_figure_stands_in_the_tables_of_its_row(row):
     files = [PAPER / link for link in re.findall(r"\]\((.*?)\)", row[3])]
     assert files
     published = set().union(*(figures(file.read_text(encoding="utf-8")) for file in files))
-    measured = figures(row[2])
-    assert measured
+    measured = figures(row[2]) | figures(row[4])
+    assert figures(row[2])
     if not measured <= published and made_anew():
         pytest.skip("tables were made anew since the last commit: read paper/claims.md beside them")
     assert measured <= published, f"{measured - published} not in {row[3]}"

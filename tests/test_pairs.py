@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from small_checkpoint import SPECIAL, small_encoder
 
+from metarec.errors import TextError
 from metarec.learner import Feedback
 from metarec.pairs import UserItemPairs
 from metarec.text.tokens import Tokenizer
@@ -97,6 +101,39 @@ def test_what_does_not_fit_is_cut_off_the_user_and_the_item_stays_whole(
     assert f"[CLS] {spaced}".startswith(user.strip())
     # nothing is cut that would have fitted
     assert len(pair.tokens) == min(max_length, 3 + len(spaced.split() + item.split()))
+
+
+def test_a_character_of_several_tokens_is_not_cut_within(tmp_path: Path) -> None:
+    bytes_of_roberta(tmp_path)
+    for max_length in range(9, 24):
+        (pair,) = Tokenizer(tmp_path, max_length).tokenise_pairs(["ab"], ["\N{ROCKET}" * 20])
+        assert len(pair.tokens) <= max_length
+        # whole emoji alone, as many as fit beside one token of the user
+        specials, emoji = 4, 4
+        of_item = pair.tokens[pair.tokens.index(2) + 2 : -1]
+        assert len(of_item) == emoji * ((max_length - specials - 1) // emoji)
+
+
+def bytes_of_roberta(folder: Path) -> None:
+    """Writes a tokenizer as RoBERTa has it, of one token for each byte: four for an emoji."""
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    specials = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>"}
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate([*specials.values(), *letters])}
+    fast = Fast(models.BPE(vocab=vocabulary, merges=[]))
+    fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    fast.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
+    PreTrainedTokenizerFast(tokenizer_object=fast, **specials).save_pretrained(folder)
+
+
+def test_a_tokenizer_in_python_is_refused_with_a_way_out() -> None:
+    tokenizer = Tokenizer(Path("folder"), 20)
+    vars(tokenizer)["_loaded"] = SimpleNamespace(is_fast=False)
+    with pytest.raises(TextError, match=r"in Python .*: choose learner\.reads=bi"):
+        tokenizer.tokenise_pairs(["a"], ["b"])
 
 
 def test_an_item_that_leaves_no_room_is_cut_off_as_it_would_be_alone() -> None:

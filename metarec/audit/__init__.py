@@ -20,8 +20,9 @@ from metarec.audit.fits import check_fits
 from metarec.audit.queries import Redraws, check_queries
 from metarec.audit.tables import check_tables
 from metarec.audit.tuning import check_tunings
-from metarec.errors import MetarecError, RunError
+from metarec.errors import MetarecError, RunError, did_you_mean
 from metarec.report.collect import read_records
+from metarec.runs.measure import LOOKS
 from metarec.runs.prepare import prepare
 from metarec.runs.store import Record
 
@@ -53,7 +54,7 @@ def audit(
         What was found, check by check; the audit is passed if no finding `fails`.
 
     Raises:
-        RunError: if there is no finished record.
+        RunError: if there is no finished record, or a folder is given of data that none is of.
     """
     records = [record for folder in folders for record in read_records(folder)]
     finished = [record for record in records if record.status == "finished"]
@@ -61,6 +62,12 @@ def audit(
         raise RunError(
             f"no finished record to audit in {', '.join(map(str, folders))}; run an experiment "
             "first, as in make paper, or name its folder, such as results/paper"
+        )
+    names = {record.config.data.name for record in finished}
+    if unknown := sorted({*(data or {})} - names):
+        raise RunError(
+            f"no record is of data set {unknown[0]!r}, whose folder is given"
+            f"{did_you_mean(unknown[0], sorted(names))}"
         )
     findings: list[Finding] = []
     redraws = Redraws()
@@ -90,8 +97,14 @@ def _of_record(
             )
             yield fails(DATA, name, problem)
             return
+        if record.content.get("split_checksum", "") != materials.split_checksum:
+            problem = f"the split that split.source={config.split.source} gives is not the run's"
+            yield fails(DATA, name, problem)
+            return
         yield Finding(DATA, name)
-        redrawn = redraws.of(config, materials.split, materials.data_checksum)
+        consumed = record.content.get("consumed") or ()
+        looked = any(entry["fit"] == LOOKS for entry in consumed)
+        redrawn = redraws.of(config, materials.split, materials.data_checksum, looked)
         yield from check_fits(record, materials.split, redrawn, allow_old)
         yield from check_queries(record, redrawn)
         yield from check_means(record)

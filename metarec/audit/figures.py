@@ -10,7 +10,6 @@ import pandas as pd
 
 from metarec.audit.finding import Finding, fails
 from metarec.evaluation.metrics import LOWER_IS_BETTER
-from metarec.runs.measure import shots_of
 from metarec.runs.store import Record
 
 MEANS = "means of the record"
@@ -68,7 +67,7 @@ def _shots(record: Record, regime: str) -> list[int]:
     """The shots of the means in a record; those of a protocol are what its tasks have."""
     if record.config.protocol is not None:
         return [int(k_shot) for k_shot in record.per_task["k_shot"].unique()]
-    return [shots_of(record.config, regime)[0]]
+    return [record.config.shots(regime)[0]]
 
 
 _UNKNOWN = object()

@@ -43,18 +43,19 @@ class Redraws:
     def __init__(self) -> None:
         self._kept: dict[str, Redrawn] = {}
 
-    def of(self, config: RunConfig, split: Split, checksum: str) -> Redrawn:
+    def of(self, config: RunConfig, split: Split, checksum: str, looked: bool = True) -> Redrawn:
         """The episodes of a run.
 
         Args:
             config: of the run.
             split: of its data.
             checksum: of its data.
+            looked: whether its training looked at validation.
         """
         asked = (config.split, config.episode, config.evaluation, config.protocol, config.seed)
-        key = f"{checksum} {asked!r}"
+        key = f"{checksum} {looked} {asked!r}"
         if key not in self._kept:
-            self._kept[key] = _redrawn(config, split)
+            self._kept[key] = _redrawn(config, split, looked)
         while len(self._kept) > _KEPT:
             del self._kept[next(iter(self._kept))]
         return self._kept[key]
@@ -139,14 +140,16 @@ def _meets(
     return np.isin(side[rows], side[train])
 
 
-def _redrawn(config: RunConfig, split: Split) -> Redrawn:
+def _redrawn(config: RunConfig, split: Split, looked: bool) -> Redrawn:
     # the tasks of a published protocol may have items that no train user has rated
     also = ("both_cold",) if config.protocol is not None else ()
     evaluations: dict[Place, EvaluationEpisodes] = {}
     for kind, drawn in (("main", main_episodes), ("curve", curve)):
+        if kind == "curve" and "test" not in config.evaluation.parts:
+            continue
         for one in drawn(config, split):
             evaluations[kind, one.part, one.regime, one.k_shot] = one
-    looks = list(look_episodes(config, split)) if len(split.rows("validation")) else []
+    looks = list(look_episodes(config, split)) if looked and len(split.rows("validation")) else []
     problems = []
     for one in (*evaluations.values(), *looks):
         problems += violations(split, one, also if one.regime == "user_cold" else ())

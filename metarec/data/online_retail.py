@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -66,7 +67,8 @@ def read(
     require_choice("on_bad_rows", on_bad_rows, ("error", "drop"))
     root = find_folder("online-retail", folder, FILES)
     path = next(root / name for name in FILES if (root / name).is_file())
-    table = read_table(path, _COLUMNS, text=None, encoding=encoding)
+    read = read_table(path, _COLUMNS, text=None, encoding=encoding)
+    table = replace(read, frame=_as_text(read.frame))
     frame, report = _products(table, on_bad_rows)
     frame = frame.assign(
         CustomerID=frame["CustomerID"].str.replace(r"\.0$", "", regex=True),
@@ -91,6 +93,19 @@ def read(
         duplicates=duplicates,
         report=report,
     )
+
+
+def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
+    """All columns as text, as CSV and Excel give them: a Parquet file has types."""
+    columns = {}
+    for name, values in frame.items():
+        if pd.api.types.is_datetime64_any_dtype(values):
+            columns[name] = values.dt.strftime("%Y-%m-%d %H:%M:%S")
+        elif not pd.api.types.is_string_dtype(values):
+            columns[name] = values.astype("str").where(values.notna())
+        else:
+            columns[name] = values
+    return pd.DataFrame(columns)
 
 
 def _products(table: Table, on_bad_rows: str) -> tuple[pd.DataFrame, CleaningReport]:

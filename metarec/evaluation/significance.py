@@ -101,8 +101,10 @@ def bootstrap(
     levels = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     if method == "bca":
         normal = NormalDist()
-        # Half of the ties, so that the interval of -x is that of x, mirrored.
-        below = (np.sum(means < mean) + 0.5 * np.sum(means == mean)) / resamples
+        # Half of the ties, so that the interval of -x is that of x, mirrored. The same values
+        # summed in another order differ in the last bits.
+        tied = np.isclose(means, mean, rtol=1e-12, atol=1e-12 * float(np.abs(values).max()))
+        below = (np.sum((means < mean) & ~tied) + 0.5 * np.sum(tied)) / resamples
         bias = normal.inv_cdf(float(np.clip(below, 0.5 / resamples, 1 - 0.5 / resamples)))
         deviation = values - mean
         acceleration = float((deviation**3).sum() / (6 * (deviation**2).sum() ** 1.5))

@@ -18,6 +18,7 @@ from metarec.report.collect import (
     run_name,
 )
 from metarec.report.labels import ADAPTED, Variant
+from metarec.report.provenance import folder_of
 from metarec.report.table import Estimate
 
 if TYPE_CHECKING:
@@ -191,7 +192,8 @@ def study_of(records: Sequence[Record], allow_mixed_versions: bool = False) -> S
             "a BERT adapts to user tasks only, and there is no finished record of one; name the "
             "folder of experiments/what_to_adapt.py, such as results/what_to_adapt"
         )
-    results = replace(results, module=_MODULE)
+    also = sorted({folder_of(record) for record in timings})
+    results = replace(results, module=_MODULE, flags=" ".join(also))
     regime = curve_regime(results)
     shots = curve_shots(results, regime) if regime else []
     if not shots:

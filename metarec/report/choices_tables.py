@@ -257,7 +257,7 @@ def _how_to_read(study: Study) -> list[str]:
         "the rest of the catalogue stays behind in its order. Of the relevant items it draws "
         f"{recalls}; no row can find the others.",
         f"BERT: {_checkpoint(study)}. Beside what is named, a head on the BERT adapts "
-        f"in every row; Trained counts the weights of both. {_settings(study)}",
+        f"in every row; Trained counts the weights of both. {_settings(study)}{_adalora(study)}",
         f"0 steps: the same weights at K = {study.k_shot} without adaptation. Adapt and Score: "
         f"wall seconds of a test user at K = {study.k_shot}, {_timed(study)}, to adapt "
         f"to the support and to score the {study.shortlist} candidates; GiB: peak resident memory "
@@ -271,9 +271,13 @@ def _timed(study: Study) -> str:
     if not study.timings:
         return "means over users and seeds"
     tasks = study.timings[0].config.evaluation.tasks
+    timed = {record.learner for record in study.timings}
+    names = dict.fromkeys(record.learner for record in study.results.records)
+    others = [label_of(Variant(name)) for name in names if name not in timed]
+    beside = f" ({', '.join(others)}: over the users and seeds of its other runs)" if others else ""
     return (
         f"means over {tasks} users in runs of their own, one at a time with "
-        f"{_threads(study.timings)}"
+        f"{_threads(study.timings)}{beside}"
     )
 
 
@@ -299,6 +303,16 @@ def _chosen_rates(study: Study) -> str:
         "by MAML (as a bi-encoder where there is one) at the first seed; transfer takes the same, "
         f"and nothing of it was tuned by itself (records of {experiment}_validation): {listed}. "
         "That of the head was not tuned: it is the same whatever adapts."
+    )
+
+
+def _adalora(study: Study) -> str:
+    """What its rows are, where there are any."""
+    if all(choice.adapted != "adalora" for choice in study.choices):
+        return ""
+    return (
+        " AdaLoRA: the form of a singular value decomposition; in so few steps no rank is pruned, "
+        "and no penalty keeps its factors orthogonal."
     )
 
 

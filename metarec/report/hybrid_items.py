@@ -108,6 +108,8 @@ def _of_seed(
 ) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
     """Regime and K to [rows] means and [rows, groups] means without a group."""
     materials = prepare(hybrid.config, needs_features=True)
+    for record in (hybrid, popular):
+        record.check_unchanged(materials.data_checksum, materials.feature_key)
     learner = build_learner(hybrid.config)
     assert isinstance(learner, Adapting)
     other = build_learner(popular.config)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from metarec.report.collect import (
     Results,
@@ -11,6 +13,9 @@ from metarec.report.collect import (
     error_of,
     run_name,
 )
+
+if TYPE_CHECKING:
+    from metarec.runs.store import Record
 
 
 @dataclass(frozen=True)
@@ -38,12 +43,24 @@ class Provenance:
     failed: dict[str, str]
 
 
+def folder_of(record: Record) -> str:
+    """The folder of a record's experiment below the working directory, as in `results/paper`.
+
+    Of one that lies elsewhere the last two parts: what a table says names no machine's folders.
+    """
+    folder = record.path.parent
+    if folder.is_absolute():
+        here = Path.cwd()
+        below = folder.is_relative_to(here)
+        folder = folder.relative_to(here) if below else Path(*folder.parts[-2:])
+    return folder.as_posix()
+
+
 def provenance_of(results: Results) -> Provenance:
     """The source of the results."""
     records, config = results.records, results.config
     code = tuple(sorted({record.code for record in records}))
-    # The folder as it is below the working directory: results/<experiment>.
-    folders = sorted({"/".join(record.path.parts[-3:-1]) for record in records})
+    folders = sorted({folder_of(record) for record in records})
     flags = f" {results.flags}" if results.flags else ""
     flags += " --allow-mixed-versions" if len(code) > 1 else ""
     runs: dict[str, list[str]] = {}

@@ -105,16 +105,34 @@ class RunConfig:
         """The inverse of `from_dict`: plain dictionaries, lists, numbers and strings."""
         return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
 
-    def hash(self, data_checksum: str, feature_key: str) -> str:
+    @property
+    def regimes(self) -> tuple[str, ...]:
+        """The regimes that are measured: those configured, or `item_cold` alone for item tasks."""
+        return ("item_cold",) if self.episode.task == "item" else self.evaluation.regimes
+
+    @property
+    def cutoffs(self) -> tuple[int, ...]:
+        """The cutoffs that are measured, with the 10 that selection needs in a catalogue."""
+        if self.protocol is not None:
+            return self.evaluation.cutoffs
+        return tuple(sorted({*self.evaluation.cutoffs, 10}))
+
+    def shots(self, regime: str) -> tuple[int, ...]:
+        """Shots at which a regime is measured; the first are those of the means in the record."""
+        own = self.evaluation.regime_k_shot.get(regime, self.episode.k_shot)
+        return (own,) if isinstance(own, int) else tuple(own)
+
+    def hash(self, data_checksum: str, feature_key: str, split_checksum: str = "") -> str:
         """What names the run: everything that decides its result.
 
         Args:
             data_checksum: of the data set as loaded and filtered.
             feature_key: of the features; "" if the learner needs none.
+            split_checksum: of a split that files give; "" of one that the configuration decides.
 
         Returns:
             SHA-256 in hexadecimal over this configuration without `experiment` and the `search` of
-            learner and retriever, the checksum and the key.
+            learner and retriever, the checksums and the key.
         """
         content = self.to_dict()
         del content["experiment"], content["learner"]["search"]
@@ -128,6 +146,8 @@ class RunConfig:
         if content["protocol"] is None:
             del content["protocol"]
         content |= {"data_checksum": data_checksum, "feature_key": feature_key}
+        if split_checksum:
+            content["split_checksum"] = split_checksum
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

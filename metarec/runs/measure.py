@@ -108,7 +108,7 @@ def measure_run(
             target.setdefault(part, {})[regime] = _numbers(done.summary()["mean"])
         shortlist = retrieval.shortlist(episodes)
         result.chance.setdefault(part, {})[regime] = (
-            _chance(episodes, cutoffs_of(config), shortlist)
+            _chance(episodes, config.cutoffs, shortlist)
             if config.protocol is None
             else _chance_of_rated(found[True])
         )
@@ -155,41 +155,40 @@ def validator(
             )
             metrics[regime] = _numbers(found.summary()["mean"])
         value = _selection(config, learner, metrics)
-        return -math.inf if value is None else value
+        if value is None:
+            raise ConfigError(_no_selection(config, learner))
+        return value
 
     return validate
 
 
-def regimes_of(config: RunConfig) -> tuple[str, ...]:
-    """The regimes of a run: those configured, or `item_cold` alone for item tasks."""
-    return ("item_cold",) if config.episode.task == "item" else config.evaluation.regimes
-
-
-def cutoffs_of(config: RunConfig) -> tuple[int, ...]:
-    """The cutoffs of a run, with the 10 that selection needs in a catalogue."""
-    if config.protocol is not None:
-        return config.evaluation.cutoffs
-    return tuple(sorted({*config.evaluation.cutoffs, 10}))
+def _no_selection(config: RunConfig, learner: Learner) -> str:
+    """Why a training cannot be stopped, and what to do."""
+    if config.protocol is None:
+        return (
+            f"{config.learner.name} has no value of nDCG@10 in any cold regime of validation; give "
+            "validation more users and items (split.users, split.items), or lower the threshold"
+        )
+    predicted = learner.predicts(config.episode.feedback)
+    return (
+        f"protocol.selection={config.protocol.selection!r} has no value on validation for "
+        f"{config.learner.name}, which predicts {predicted!r} from {config.episode.feedback} "
+        "feedback: choose a protocol.selection that it has, or a learner that predicts ratings"
+    )
 
 
 def main_episodes(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
     """The episodes of each part and regime."""
     for part in config.evaluation.parts:
-        for regime in regimes_of(config):
-            for k_shot in shots_of(config, regime):
+        for regime in config.regimes:
+            for k_shot in config.shots(regime):
                 yield _limited(config, draw(config, split, part, regime, k_shot))
-
-
-def shots_of(config: RunConfig, regime: str) -> tuple[int, ...]:
-    """Shots at which a regime is measured; the first are those of the means in the record."""
-    own = config.evaluation.regime_k_shot.get(regime, config.episode.k_shot)
-    return (own,) if isinstance(own, int) else tuple(own)
 
 
 def look_episodes(config: RunConfig, split: Split) -> Iterator[EvaluationEpisodes]:
     """The episodes of meta-validation that early stopping looks at."""
     for regime in _selecting(config):
-        every = draw(config, split, "validation", regime, shots_of(config, regime)[0])
+        every = draw(config, split, "validation", regime, config.shots(regime)[0])
         yield some_tasks(every, config.evaluation.look_tasks, config.seed)
 
 
@@ -320,7 +319,7 @@ class _Measuring:
             self.meta_parameters,
             episodes,
             self.split,
-            cutoffs_of(self.config),
+            self.config.cutoffs,
             self.retrieval.shortlist(episodes),
             self.progress,
         )
@@ -396,7 +395,7 @@ def _seconds_per_task(evaluations: Sequence[Evaluation]) -> dict[str, float]:
 
 def _selecting(config: RunConfig) -> Sequence[str]:
     """The cold regimes among those of the run; all of them if none is cold."""
-    regimes = regimes_of(config)
+    regimes = config.regimes
     if config.protocol is not None:
         return list(regimes)
     return [regime for regime in regimes if regime in _COLD] or list(regimes)

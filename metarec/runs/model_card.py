@@ -11,6 +11,7 @@ import numpy as np
 from metarec.data.registry import DATASETS
 from metarec.evaluation.significance import bootstrap
 from metarec.runs import environment
+from metarec.runs.config import RunConfig
 from metarec.runs.prepare import Materials
 from metarec.runs.store import Metrics, Record
 from metarec.splits import GROUPS
@@ -93,7 +94,7 @@ def _metadata(record: Record, checkpoint: Checkpoint, name: str) -> str:
             dataset_name=f"{_data_title(data)}, {REGIMES[regime]}",
             dataset_config=regime,
             dataset_split=part,
-            dataset_args={"k_shot": record.config.episode.k_shot},
+            dataset_args={"k_shot": record.config.shots(regime)[0]},
             metric_type=metric,
             metric_name=title,
             metric_value=metrics[f"catalogue/{metric}"],
@@ -217,7 +218,7 @@ def _quality(record: Record) -> str:
     part, config = part_of(record), record.config
     evaluation = config.evaluation
     lines = [
-        f"Means over {part} tasks of one run, with {config.episode.k_shot} shots, over the whole "
+        f"Means over {part} tasks of one run, with {_shots(config)}, over the whole "
         "catalogue of each regime. 0 steps: the same weights without adapting. Chance: the exact "
         "expectation of a constant score on the same tasks. In brackets the 95 % bootstrap "
         "interval over tasks, which says nothing of other seeds and other splits."
@@ -246,6 +247,14 @@ def _quality(record: Record) -> str:
         "theirs on the same episodes, and simple ones are strong wherever items are known."
     )
     return "\n\n".join(lines)
+
+
+def _shots(config: RunConfig) -> str:
+    """The shots of the means, by regime where they differ."""
+    shots = {regime: config.shots(regime)[0] for regime in config.regimes}
+    if len(set(shots.values())) == 1:
+        return f"{next(iter(shots.values()))} shots"
+    return " and ".join(f"{count} shots ({REGIMES[regime]})" for regime, count in shots.items())
 
 
 def _ranking_table(record: Record, part: str) -> str:
@@ -285,6 +294,7 @@ def _interval(record: Record, part: str, regime: str) -> str:
     frame = record.per_task
     rows = (frame["evaluation"] == "main") & frame["adapted"]
     rows &= (frame["part"] == part) & (frame["regime"] == regime)
+    rows &= frame["k_shot"] == record.config.shots(regime)[0]
     values = frame.loc[rows, f"catalogue/{PRIMARY}"].to_numpy(np.float64)
     low, high = bootstrap(values[np.isfinite(values)])
     return "" if np.isnan(low) else f" [{_number(low)}, {_number(high)}]"
@@ -294,6 +304,8 @@ def _data(record: Record, materials: Materials) -> str:
     config, split, data = record.config, materials.split, materials.dataset
     episode, chosen = config.episode, config.split
     how = f"at points in time ({chosen.validation_from} and {chosen.test_from})"
+    if chosen.method in ("melu", "recbole_metarec"):
+        how = f"as published (`split.method={chosen.method}`)"
     if chosen.method == "seed":
         how = (
             f"by seed {chosen.seed} ({_percent(chosen.users)} of users, {_percent(chosen.items)} "
@@ -315,7 +327,7 @@ def _data(record: Record, materials: Materials) -> str:
             f"{len(split.rows('train')):,} interactions to train on",
             "Episodes": f"new users, {episode.feedback} feedback{liked}; "
             f"{_range(episode.train_k_shot)} shots and {episode.query_size} queries in training, "
-            f"{episode.k_shot} shots where measured",
+            f"{_shots(config)} where measured",
         }
     )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from metarec.errors import ConfigError, MetarecError
 from metarec.runs.config import RunConfig
 from metarec.runs.run import finished, run
-from metarec.runs.store import Record, load_records
+from metarec.runs.store import RECORD, Record, read_record
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -83,10 +83,20 @@ def run_many(
             done = {number: found for number, one in left if (found := _done(number, one, results))}
             left = [(number, config) for number, config in left if number not in done]
             yield from done.values()
-        futures = [pool.submit(call, number, config, results, share) for number, config in left]
+        futures = {
+            pool.submit(call, number, config, results, share): (number, config)
+            for number, config in left
+        }
+        broken = []
         try:
             for future in as_completed(futures):
-                yield future.result()
+                try:
+                    yield future.result()
+                except BrokenProcessPool:
+                    broken.append(futures[future])
+            # One that is killed takes the others of its pool along: each again, by itself.
+            for number, config in sorted(broken, key=lambda one: one[0]):
+                yield _alone(number, config, results, share)
         finally:
             for future in futures:
                 future.cancel()
@@ -137,12 +147,16 @@ def _outcome(number: int, config: RunConfig, results: str | Path, share: Sequenc
 
 def _failure(config: RunConfig, results: str | Path) -> Record | None:
     """The record that a run of this configuration left when it failed."""
-    found = [
-        record
-        for record in load_records(results, config.experiment)
-        if record.status == "failed" and record.config.to_dict() == config.to_dict()
-    ]
-    return found[-1] if found else None
+    found = None
+    for folder in sorted((Path(results) / config.experiment).glob(f"*/{RECORD}")):
+        try:
+            record = read_record(folder.parent)
+        except MetarecError:
+            # of another version, say; it is not the one
+            continue
+        if record.status == "failed" and record.config.to_dict() == config.to_dict():
+            found = record
+    return found
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from jaxtyping import Float32
 from metarec.attributes import Attributes, Entities, build_attributes, build_entities
 from metarec.consumed import Entry, Ledger
 from metarec.data import Dataset, load_dataset
+from metarec.data.registry import DATASETS
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import ConfigError, TextError
 from metarec.features import Features, build_features
@@ -50,6 +51,7 @@ class Materials:
         features: of candidates and tasks, None if the learner needs none.
         feature_key: covers the checkpoint, the settings of the encoder and every text; "" without
             features.
+        split_checksum: of a split that files give; "" of one that the configuration decides.
         attributes: categorical attributes of the items, None where there are none.
         entities: columns of entities of the items.
         titles: what names each item in a sentence; empty where there are no titles.
@@ -62,6 +64,7 @@ class Materials:
     data_checksum: str
     features: Features | None
     feature_key: str
+    split_checksum: str = ""
     attributes: Attributes | None = None
     entities: tuple[Entities, ...] = ()
     titles: tuple[str, ...] = ()
@@ -72,6 +75,10 @@ class Materials:
     def dataset(self) -> Dataset:
         """The data set."""
         return self.split.dataset
+
+    def run_hash(self, config: RunConfig) -> str:
+        """What names a run of a configuration on these; see `RunConfig.hash`."""
+        return config.hash(self.data_checksum, self.feature_key, self.split_checksum)
 
 
 def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> Materials:
@@ -85,10 +92,12 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     Returns:
         The materials, shared with other runs of this process.
     """
-    data_key = _key(config.data, *_stamps(config.data))
+    named = [config.data.folder, *config.data.options.values()]
+    data_key = _key(config.data, *_stamps(*named))
     dataset, checksum = _once("data", data_key, lambda: _load(config.data))
-    split_key = _key(data_key, config.split)
+    split_key = _key(data_key, config.split, *_stamps(config.split.source))
     split = _once("split", split_key, lambda: _split(config, dataset))
+    given = split.checksum if split.method == "given" else ""
     text_key = _key(data_key, config.text.template)
     texts = _once("texts", text_key, lambda: _render(config.text, dataset))
     (attributes, entities), vocabulary = _once(
@@ -97,7 +106,7 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     titles = _once("titles", data_key, lambda: _titles(dataset))
     if not needs_features:
         return Materials(
-            split, texts, checksum, None, "", attributes, entities, consumed=vocabulary
+            split, texts, checksum, None, "", given, attributes, entities, consumed=vocabulary
         )
     if not any(texts):
         raise TextError(
@@ -117,8 +126,8 @@ def prepare(config: RunConfig, needs_features: bool, progress: bool = False) -> 
     )
     encoder = _once("encoder", encode_key, lambda: _settings(config.text))
     return Materials(
-        split, texts, checksum, features, feature_key, attributes, entities, titles, encoder,
-        (*vocabulary, *profiles),
+        split, texts, checksum, features, feature_key, given, attributes, entities, titles,
+        encoder, (*vocabulary, *profiles),
     )  # fmt: skip
 
 
@@ -193,7 +202,12 @@ def feature_key_of(encoder: str, texts: tuple[str, ...]) -> str:
 
 
 def _load(config: DataConfig) -> tuple[Dataset, str]:
-    options = {name: value for name, value in config.options.items() if value is not None}
+    options = dict(config.options)
+    if config.name in DATASETS:
+        # null is a value, such as rating=null; but not of what must be given
+        for name, parameter in DATASETS[config.name].options().items():
+            if parameter.default is parameter.empty and options.get(name) is None:
+                options.pop(name, None)
     dataset = load_dataset(config.name, config.folder, **options)
     if config.max_user_interactions is not None:
         dataset = dataset.without_heavy_users(config.max_user_interactions)
@@ -285,9 +299,8 @@ def _key(*parts: Any) -> str:
     return "\n".join(map(repr, parts))
 
 
-def _stamps(config: DataConfig) -> list[tuple[str, int, int]]:
+def _stamps(*named: Any) -> list[tuple[str, int, int]]:
     """Sizes and times of the files that a configuration names: a changed file is read again."""
-    named = [config.folder, *config.options.values()]
     stamps = []
     for path in (Path(value) for value in named if isinstance(value, str) and value):
         try:

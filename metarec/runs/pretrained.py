@@ -56,6 +56,12 @@ def pretrained(record: Record, name: str = "scorer", device: str = "auto") -> Pr
             f"the run {record.path} is of {config.episode.task} tasks; a scorer of texts serves "
             "user tasks: choose a run with episode.task=user"
         )
+    if config.protocol is not None:
+        raise PretrainedError(
+            f"the run {record.path} is of protocol={config.protocol.name}, whose tasks rank what "
+            "they rated themselves: its card could not say how good the scorer is in a catalogue. "
+            "Choose a run without a protocol"
+        )
     kind = learner_class(config)
     target, arguments = f"{kind.__module__}.{kind.__qualname__}", config.learner.arguments
     given = {key: value for key, value in arguments.items() if key != "device"}
@@ -65,7 +71,9 @@ def pretrained(record: Record, name: str = "scorer", device: str = "auto") -> Pr
     checkpoint = resolve(text.checkpoint, download=False)
     encoder = EncoderSettings(checkpoint, text.pooling, text.max_length, text.normalise)
     materials = prepare(config, needs_features=False)
-    _check_unchanged(record, materials, encoder)
+    record.check_unchanged(
+        materials.data_checksum, feature_key_of(encoder.feature_key, materials.texts)
+    )
     title = title_template(materials.dataset)
     written = text.template or str(default_template(materials.dataset))
     saved = ScorerConfig.of(
@@ -111,19 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _check_unchanged(record: Record, materials: Materials, encoder: EncoderSettings) -> None:
-    key = feature_key_of(encoder.feature_key, materials.texts)
-    for what, then, now in (
-        ("data", record.data_checksum, materials.data_checksum),
-        ("texts or the checkpoint", record.content.get("feature_key"), key),
-    ):
-        if then != now:
-            raise RunError(
-                f"the {what} are no longer those of the run {record.path} (SHA-256 {then}, now "
-                f"{now}): the scorer would not be what was measured. Put them back, or run again"
-            )
 
 
 def _scale(record: Record, materials: Materials) -> tuple[float, float]:

@@ -57,7 +57,7 @@ def run(
     hash_, materials = config.hash("", ""), None
     try:
         learner, materials = _prepared(config, progress)
-        hash_ = config.hash(materials.data_checksum, materials.feature_key)
+        hash_ = materials.run_hash(config)
         path = root / run_name(config, hash_)
         shutil.rmtree(provisional, ignore_errors=True)
         if is_finished(path):
@@ -86,8 +86,7 @@ def finished(config: RunConfig, results: str | Path = "results") -> Record | Non
         Exception: whatever would make the run fail before it begins.
     """
     _, materials = _prepared(config, progress=False)
-    hash_ = config.hash(materials.data_checksum, materials.feature_key)
-    path = Path(results) / config.experiment / run_name(config, hash_)
+    path = Path(results) / config.experiment / run_name(config, materials.run_hash(config))
     return read_record(path) if is_finished(path) else None
 
 
@@ -192,6 +191,7 @@ def _common(config: RunConfig, hash_: str, materials: Materials | None) -> dict[
         "hash": hash_,
         "data_checksum": materials.data_checksum if materials else None,
         "feature_key": materials.feature_key if materials else None,
+        "split_checksum": materials.split_checksum if materials else None,
         "commit": environment.commit(),
         "code": environment.code_hash(),
         "versions": environment.versions(),

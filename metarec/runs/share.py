@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from metarec.errors import MetarecError
 from metarec.runs import environment
 from metarec.runs.config import RunConfig
 from metarec.runs.prepare import Materials
@@ -38,6 +39,7 @@ def taken_over(
             same_materials = (
                 record.data_checksum == materials.data_checksum
                 and record.content.get("feature_key") == materials.feature_key
+                and record.content.get("split_checksum", "") == materials.split_checksum
             )
             same_code = folder == root or record.code == environment.code_hash()
             if same_materials and same_code and covers(record.config, config):
@@ -54,15 +56,18 @@ def covers(measured: RunConfig, wanted: RunConfig) -> bool:
     """
     if _without_evaluation(measured) != _without_evaluation(wanted):
         return False
-    have, want = measured.evaluation, wanted.evaluation
-    # the regimes decide what early stopping looks at, so that they have to be the same
-    of_users = wanted.episode.task == "user"
-    if of_users and set(have.regimes) != set(want.regimes):
+    # regimes and first shots decide what early stopping looks at, so that they have to be the same
+    if set(measured.regimes) != set(wanted.regimes):
         return False
+    for regime in wanted.regimes:
+        had, asked = measured.shots(regime), wanted.shots(regime)
+        if had[0] != asked[0] or not set(asked) <= set(had):
+            return False
+    have, want = measured.evaluation, wanted.evaluation
     curve = _curve(wanted)
     return (
         set(want.parts) <= set(have.parts)
-        and {*want.cutoffs, 10} <= {*have.cutoffs, 10}
+        and set(wanted.cutoffs) <= set(measured.cutoffs)
         and _ranked(wanted) == _ranked(measured)
         and (not curve or curve == _curve(measured))
         and (not curve or have.curve_unadapted or not want.curve_unadapted)
@@ -98,7 +103,11 @@ def _finished(folder: Path, config: RunConfig) -> Iterator[Record]:
     name = f"{config.learner.name}-{episode.task}-{episode.feedback}-s{config.seed}-*"
     for path in sorted(folder.glob(name)):
         if is_finished(path):
-            yield read_record(path)
+            try:
+                yield read_record(path)
+            except MetarecError:
+                # of another version, say: it cannot be taken over
+                continue
 
 
 def _copied(record: Record, root: Path) -> Record:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -89,6 +89,27 @@ class Record:
         """Of the data set; None if the run failed before it was read."""
         return self.content.get("data_checksum")
 
+    def check_unchanged(self, data_checksum: str, feature_key: str) -> None:
+        """Refuses data, texts or a checkpoint that are no longer those of the run.
+
+        Args:
+            data_checksum: of the data set as it is read now.
+            feature_key: of texts and checkpoint as they are now.
+
+        Raises:
+            RunError: naming which of them, and both hashes.
+        """
+        for what, then, now in (
+            ("data", self.data_checksum, data_checksum),
+            ("texts or the checkpoint", self.content.get("feature_key"), feature_key),
+        ):
+            if then != now:
+                raise RunError(
+                    f"the {what} are no longer those of the run {self.path} (SHA-256 {then}, now "
+                    f"{now}): what is made of them would not be what was measured. Put them back, "
+                    "or run again"
+                )
+
     @property
     def seconds(self) -> Mapping[str, float]:
         """`fit`, `evaluate` and `total`."""
@@ -140,6 +161,27 @@ class Record:
         if not file.exists():
             raise RunError(f"the run {self.path} kept no meta-parameters")
         return load_tensors(file)
+
+
+def check_one_version(records: Iterable[Record], what: str) -> None:
+    """Refuses to compare runs that different versions of the code have made.
+
+    Args:
+        records: that are compared.
+        what: they are.
+
+    Raises:
+        RunError: naming the versions and the folder to remove.
+    """
+    by_code: dict[str, Record] = {}
+    for record in records:
+        by_code.setdefault(record.code, record)
+    if len(by_code) > 1:
+        named = ", ".join(f"{code[:12]} ({one.path})" for code, one in sorted(by_code.items()))
+        raise RunError(
+            f"the {what} are of {len(by_code)} versions of the code: {named}. Remove the folders "
+            "of the outdated ones and run again; what is current is skipped"
+        )
 
 
 def load_records(folder: str | Path = "results", experiment: str | None = None) -> list[Record]:

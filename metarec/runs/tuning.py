@@ -16,7 +16,7 @@ from metarec.runs.config import RunConfig
 from metarec.runs.fields import conform, conformed
 from metarec.runs.run import run
 from metarec.runs.search import Proposals, domain_of
-from metarec.runs.store import Record
+from metarec.runs.store import Record, check_one_version
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def tune(
     Raises:
         ConfigError: if a default is not among the values to search, or the training tasks are not a
             whole number of batches.
-        RunError: if every trial failed.
+        RunError: if every trial failed, or the trials are of different versions of the code.
     """
     settings = settings or TuningSettings()
     proposals = _proposals(config, settings)
@@ -175,6 +175,7 @@ def tune(
             done.append(trial)
             proposals.tell(trial.selection)
             bar.update()
+    check_one_version((one.record for one in done if one.record is not None), "trials")
     scores = [float("-inf") if one.selection is None else one.selection for one in done]
     if max(scores) == float("-inf"):
         raise RunError(

@@ -9,7 +9,6 @@ from typing import Any
 import yaml
 
 from metarec.evaluation.metrics import LOWER_IS_BETTER
-from metarec.runs import environment
 from metarec.runs.budget import arguments_of, drawn_tasks, training_tasks, with_training_tasks
 from metarec.runs.config import RunConfig
 from metarec.runs.resume import write_text
@@ -96,8 +95,8 @@ def _summary(tuning: Tuning, command: str) -> dict[str, Any]:
         "trials_asked": settings.trials,
         "training_tasks": training_tasks(at_most),
         "seconds": round(tuning.seconds, 1),
-        "code": environment.code_hash(),
-        "commit": environment.commit(),
+        "code": first.code,
+        "commit": first.commit,
         "chosen": tuning.chosen,
         "trials": [_trial(one) for one in tuning.trials],
     }

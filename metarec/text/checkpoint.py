@@ -82,7 +82,16 @@ def resolve(name_or_folder: str | Path = DEFAULT, download: bool = False) -> Che
             f"set text.checkpoint to another folder, {DEFAULT!r}, or the name of a repository on "
             "the hub"
         )
-    return _checked(_cached(name, download), name)
+    found = _cached(name, download)
+    if not any((found / file).is_file() for file in (_WEIGHTS, _SHARDED)):
+        raise TextError(
+            f"the repository {name!r} has no {_WEIGHTS}: its weights are perhaps a pickle, which "
+            "can run code when it is opened and is not read here. If you trust it, convert it into "
+            f'a folder: python -c "from transformers import AutoModel, AutoTokenizer; '
+            f"[one.from_pretrained('{name}').save_pretrained('FOLDER') for one in (AutoModel, "
+            'AutoTokenizer)]", and set text.checkpoint=FOLDER'
+        )
+    return _checked(found, name)
 
 
 def copy(checkpoint: Checkpoint, folder: Path) -> Checkpoint:

@@ -107,6 +107,10 @@ class Pair:
     types: list[int] | None = None
 
 
+_REMEMBERED = 100_000
+"""Items whose cut texts are kept."""
+
+
 class Tokenizer:
     """The tokenizer of a checkpoint, which is read when it is first needed; threads may share it.
 
@@ -162,6 +166,12 @@ class Tokenizer:
         check_texts(items)
         if not len(users):
             return []
+        if not self._loaded.is_fast:
+            raise TextError(
+                f"the tokenizer of checkpoint folder {self.folder} is one in Python "
+                f"({type(self._loaded).__name__}), which does not say where a pair may be cut off: "
+                "choose learner.reads=bi, or a checkpoint with tokenizer.json"
+            )
         with self._alone:
             room = self.max_length - int(self._loaded.num_special_tokens_to_add(pair=True))
             encoded = self._loaded(
@@ -180,12 +190,20 @@ class Tokenizer:
     def _shortened(self, item: str, room: int) -> str:
         """The text as far as so many tokens reach, which leave one for a user's text."""
         if (found := self._short.get(item)) is None:
+            if len(self._short) >= _REMEMBERED:
+                self._short.clear()
+            room = max(room - 1, 0)
             cut = self._loaded(
-                item, truncation=True, max_length=max(room - 1, 0), add_special_tokens=False,
+                item, truncation=True, max_length=room, add_special_tokens=False,
                 return_offsets_mapping=True, verbose=False,
             )  # fmt: skip
-            ends = [end for _, end in cut["offset_mapping"]]
-            found = self._short[item] = item[: max(ends, default=0)]
+            # A character of several tokens, cut within, takes more of them: one less, until it fits
+            for end in sorted({end for _, end in cut["offset_mapping"]} | {0}, reverse=True):
+                found = item[:end]
+                tokens = self._loaded(found, add_special_tokens=False, verbose=False)
+                if len(tokens["input_ids"]) <= room:
+                    break
+            self._short[item] = found = found or ""
         return found
 
     def lengths(self, texts: Sequence[str]) -> Int64[np.ndarray, " n"]:

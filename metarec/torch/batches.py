@@ -83,6 +83,29 @@ def sent(batch: Batch, device: torch.device) -> Batch:
     return found
 
 
+class OnItsWay:
+    """A number that a device sends to the host; only who reads it waits, and for it alone.
+
+    Reading a tensor on a GPU would wait for everything that was queued there since.
+
+    Args:
+        value: [] on any device.
+    """
+
+    def __init__(self, value: Tensor) -> None:
+        self._value, self._arrived = value.detach(), None
+        if value.device.type == "cuda":
+            here = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self._value = here.copy_(self._value, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(value.device))
+
+    def __float__(self) -> float:
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return float(self._value)
+
+
 def floats(array: np.ndarray) -> np.ndarray:
     """float32, row after row in memory: what learners compute with."""
     return np.asarray(array, dtype=np.float32, order="C")

@@ -149,6 +149,11 @@ class BertLearner:
                 f"learner.head_steps={head_steps}: a cross-encoder has no frozen vectors to train "
                 "a head on; set learner.head_steps=0"
             )
+        if reads == "cross" and scorer != "mlp":
+            raise LearnerError(
+                f"learner.scorer={scorer!r}: a cross-encoder scores [CLS] by an MLP; set "
+                "learner.scorer=mlp, or learner.reads=bi"
+            )
         if head_steps < 0 or bert_inner_learning_rate < 0:
             raise LearnerError(
                 f"learner.head_steps={head_steps} and learner.bert_inner_learning_rate="

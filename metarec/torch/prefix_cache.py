@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -21,6 +22,10 @@ from metarec.writing import replacing
 MEBIBYTE = 1 << 20
 BATCH = 16
 """Texts of a batch."""
+FORMAT = 1
+"""Raised when the frozen layers are computed differently: what is on disk is then not used."""
+_MEASURED_EVERY = 16
+"""Writes between two looks at how much a folder holds."""
 TextCache = Callable[[np.ndarray], Texts]
 """From the numbers of texts to what is frozen of them."""
 
@@ -168,9 +173,10 @@ class PairCache:
         folder: Path | None = None,
     ) -> None:
         self._bert, self._padding, self._folder = bert, padding, folder
-        self._memory, self._disk = memory_mib * MEBIBYTE, 0.0
-        if folder is not None and disk_mib:
-            self._disk = disk_mib * MEBIBYTE - _kept_in(folder)
+        self._memory, self._disk = memory_mib * MEBIBYTE, disk_mib * MEBIBYTE
+        self._room = 0.0
+        self._written = 0
+        # the least recently used first: pairs of training do not come again
         self._kept: dict[str, tuple[np.ndarray, ...]] = {}
 
     def __call__(self, pairs: Sequence[Pair]) -> Texts:
@@ -192,7 +198,10 @@ class PairCache:
         if self._bert.part.kind == "full":
             return Texts(tuple(given), order)
         key = self._key(given)
-        states = self._kept.get(key) or self._read(key, len(given))
+        if (states := self._kept.pop(key, None)) is not None:
+            self._kept[key] = states
+        else:
+            states = self._read(key, len(given))
         if states is None:
             found = [self._bert.prefix(one.map(self._there)).values for one in given]
             states = tuple(values.cpu().numpy() for values in found)
@@ -209,15 +218,23 @@ class PairCache:
         return values.to(self._bert.device)
 
     def _keep(self, key: str, states: tuple[np.ndarray, ...]) -> None:
-        size = sum(values.nbytes for values in states)
-        if size <= self._disk and self._folder is not None:
-            self._disk -= size
+        size = _bytes_of(states)
+        if self._folder is not None and size <= self._left():
+            self._written += 1
+            self._room -= size
             for number, values in enumerate(states):
                 with replacing(self._folder / f"{key}.{number}.npy") as name, name.open("wb") as to:
                     np.save(to, values, allow_pickle=False)
         elif size <= self._memory:
-            self._memory -= size
+            while sum(map(_bytes_of, self._kept.values())) + size > self._memory:
+                del self._kept[next(iter(self._kept))]
             self._kept[key] = states
+
+    def _left(self) -> float:
+        """Bytes that the folder has room for; other processes write there too."""
+        if self._folder is not None and self._disk and self._written % _MEASURED_EVERY == 0:
+            self._room = self._disk - _kept_in(self._folder)
+        return self._room
 
     def _read(self, key: str, count: int) -> tuple[np.ndarray, ...] | None:
         if self._folder is None:
@@ -241,6 +258,8 @@ class PairCache:
 def _settings(bert: AdaptedBert) -> hashlib._Hash:
     """The digest of all that frozen states depend on besides the texts."""
     settings = (
+        FORMAT,
+        *(importlib.metadata.version(package) for package in ("torch", "transformers")),
         bert.checkpoint.content_hash,
         bert.frozen,
         bert.compute.precision,
@@ -248,6 +267,10 @@ def _settings(bert: AdaptedBert) -> hashlib._Hash:
         bert.device.type,
     )
     return hashlib.sha256(repr(settings).encode())
+
+
+def _bytes_of(states: Sequence[np.ndarray]) -> int:
+    return sum(values.nbytes for values in states)
 
 
 def _kept_in(folder: Path) -> int:

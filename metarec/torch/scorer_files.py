@@ -88,9 +88,11 @@ def check_free(folder: Path) -> None:
             raise PretrainedError(f"{folder} is no folder; choose another one")
         return
     held = {one.name for one in folder.iterdir() if not one.name.startswith(".")}
-    # without config.json it is one whose writing was broken off
-    foreign = sorted(held - {CARD, BERT, WEIGHTS})
-    if foreign and not _is_ours(folder / CONFIG):
+    if _is_ours(folder / CONFIG):
+        return
+    # without config.json and card, which are written last, it is one that was broken off
+    foreign = sorted(held - {BERT, WEIGHTS}) if BERT in held else sorted(held)
+    if foreign:
         raise PretrainedError(
             f"{folder} has {foreign[0]} and no scorer of metarec; choose a new or empty folder"
         )

@@ -11,6 +11,7 @@ from torch import Tensor
 from metarec.errors import LearnerError
 from metarec.learner import MetaParameters, Training
 from metarec.loops import RATE, Course, OuterLoop
+from metarec.torch.batches import OnItsWay
 
 Gradients = Callable[[dict[str, Tensor], int], tuple[Tensor, Mapping[str, Tensor]]]
 """(meta-parameters, step) to (loss, gradient of each meta-parameter)."""
@@ -95,13 +96,13 @@ def train(
         look(0)
     else:
         _restore(optimizer, parameters, course.optimizer)
-    seen: tuple[int, Tensor] | None = None
+    seen: tuple[int, OnItsWay] | None = None
     for step in course.steps():
         loss, values = gradients(parameters, step)
         # that of the step before: a GPU then has this one to work on while the host waits
         if seen is not None:
             course.saw(seen[0], float(seen[1]))
-        seen = step, loss
+        seen = step, OnItsWay(loss)
         for name, parameter in parameters.items():
             parameter.grad = values[name].contiguous()
         for group in optimizer.param_groups:

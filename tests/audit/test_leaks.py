@@ -37,6 +37,8 @@ FITS, QUERIES = "what the fits consumed", "query sets"
         ("metarec.baselines.EASE", {"episode": {"feedback": "implicit"}}),
         ("fake_learners.Walk", {}),
         ("fake_learners.Walk", {"evaluation": {"tasks": 5, "look_tasks": 4}}),
+        ("fake_learners.Walk", {"evaluation": {"parts": ["validation"], "k_curve": [1, 3]}}),
+        ("metarec.baselines.Popularity", {"evaluation": {"parts": ["validation"]}}),
     ],
 )
 def test_a_clean_run_passes(
@@ -260,6 +262,20 @@ def test_other_data_than_those_of_the_run(ran: Ran, problems: Problems, tmp_path
     lines = (tmp_path / "interactions.csv").read_text().splitlines()
     (tmp_path / "interactions.csv").write_text("\n".join(lines[:-1]) + "\n")
     assert "give its folder: --folder csv=" in problems()["data"]
+
+
+def test_a_folder_of_data_that_no_record_has_is_an_error(ran: Ran, results: Path) -> None:
+    ran()
+    with pytest.raises(RunError, match=r"no record is of data set 'cvs'.*did you mean 'csv'"):
+        audit([results], data={"cvs": "somewhere"})
+
+
+def test_a_published_split_that_is_no_longer_that_of_the_run(ran: Ran, problems: Problems) -> None:
+    record = ran()
+    file = record.path / "record.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, "split_checksum": "0" * 64}))
+    assert "split" in problems()["data"]
 
 
 def test_nothing_to_audit_is_an_error(results: Path) -> None:

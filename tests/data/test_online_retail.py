@@ -26,6 +26,17 @@ ROWS = [
 
 
 @pytest.fixture
+def typed(shop, tmp_path):
+    """The rows as a Parquet file: numbers are numbers there, and times are times."""
+    frame = pd.read_csv(shop(*ROWS, name="rows.csv") / "rows.csv", parse_dates=["InvoiceDate"])
+    assert str(frame["CustomerID"].dtype) == "float64"
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    frame.to_parquet(folder / "online_retail.parquet")
+    return folder
+
+
+@pytest.fixture
 def shop(tmp_path):
     def make(*rows: str, header: str = HEADER, name: str = "online_retail.csv") -> Path:
         (tmp_path / name).write_text(header + "\n".join(rows) + "\n")
@@ -82,6 +93,12 @@ def test_a_compressed_copy_is_read(shop, tmp_path):
     (folder / "online_retail.csv.gz").write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
     assert load_dataset("online-retail", folder=folder).checksum == expected
+
+
+def test_a_parquet_file_with_types_is_read_as_the_csv_file(shop, typed):
+    given, expected = (load_dataset("online-retail", folder=one) for one in (typed, shop(*ROWS)))
+    assert given.report == expected.report
+    assert given.checksum == expected.checksum
 
 
 def test_the_publishers_excel_file_is_read(shop):

@@ -64,6 +64,14 @@ def test_the_interval_is_that_of_scipy_up_to_the_randomness_of_resampling(
     assert_allclose([low, high], [expected.low, expected.high], atol=0.02)
 
 
+@pytest.mark.parametrize("scale", [1 / np.log2(3), 1 / 3, 1e-9, 1e9])
+def test_an_interval_scales_with_sparse_values(scale: float) -> None:
+    values = np.zeros(134)
+    values[::11] = 1.0
+    low, high = bootstrap(values)
+    assert_allclose(bootstrap(scale * values), [scale * low, scale * high], rtol=1e-9)
+
+
 def test_resampling_tasks_keeps_the_seeds_of_a_task_together() -> None:
     rng = np.random.default_rng(0)
     # Seeds of a task agree, so 20 of them are worth no more than one.

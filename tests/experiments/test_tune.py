@@ -81,8 +81,26 @@ def test_values_go_where_the_tasks_and_the_feedback_say_whatever_episode_was_cho
     assert tuned(script, tmp_path, given) == 0
     assert written(tmp_path) == [f"best/{kind}/popularity.yaml"]
     small = json.loads((tmp_path / f"paper/records/tuning/{kind}/popularity.json").read_text())
-    assert small["command"].endswith(f"learner=popularity episode={kind}")
+    assert small["command"].startswith("python experiments/tune.py learner=popularity ")
+    assert given in small["command"].split()
+    # neither the folders of the call nor its settings, which change nothing of what is written
+    assert str(tmp_path) not in small["command"]
     assert small["protocol"] is None
+
+
+def test_values_that_were_tuned_on_other_data_are_not_replaced(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert tuned(script, tmp_path) == 0
+    file = tmp_path / "paper/records/tuning/binary/popularity.json"
+    before = file.read_text()
+    file.write_text(before.replace('"data": "csv"', '"data": "ml-1m"'))
+    assert file.read_text() != before
+    assert tuned(script, tmp_path) == 1
+    assert "has the trials on ml-1m, which those on csv would replace" in "".join(
+        capsys.readouterr().out.splitlines()
+    )
+    assert '"data": "ml-1m"' in file.read_text()
 
 
 def test_values_for_a_protocol_have_its_name_and_its_own_score(
@@ -99,7 +117,9 @@ def test_values_for_a_protocol_have_its_name_and_its_own_score(
     assert tuned(script, tmp_path, *given, learner="item_mean") == 0
     assert written(tmp_path) == ["best/melu/item_mean.yaml"]
     small = json.loads((tmp_path / "paper/records/tuning/melu/item_mean.json").read_text())
-    assert small["command"].endswith("learner=item_mean protocol=melu")
+    assert small["command"].startswith("python experiments/tune.py learner=item_mean ")
+    assert {*given} - {given[1]} <= {*small["command"].split()}
+    assert "split.source=…" in small["command"]
     assert small["protocol"]["name"] == "melu"
     assert small["selection"] == (
         "mean over all regimes of minus validation rated/mae, by protocol=melu"

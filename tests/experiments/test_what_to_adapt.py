@@ -42,14 +42,18 @@ def test_it_draws_tunes_runs_and_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("METAREC_CACHE", str(tmp_path / "cache"))
-    own = ["plan.rates_of={lora:[0.2,2.0]}", "plan.seeds_of={head:{bi:[0,1]}}"]
+    own = [
+        "plan.rates_of={lora:[0.2,2.0]}",
+        "plan.seeds=[0,1]",
+        "plan.seeds_of={head:{cross:1},lora:{bi:1,cross:1}}",
+    ]
     given = [*TINY, "plan.adapted=[head,lora]", *own]
     assert script("what_to_adapt", *given) == 0
     results = tmp_path / "results"
     chosen = load_records(results, "what_to_adapt_validation")
     # nothing is chosen by test
     assert all(record.metrics.keys() == {"validation"} for record in chosen)
-    assert len(chosen) == 2 + 2
+    assert len(chosen) == 2 * 2 + 2
     baselines = {
         name: [one.content["selection"] for one in chosen if one.learner == name]
         for name in ("popularity", "item_knn")
@@ -63,11 +67,11 @@ def test_it_draws_tunes_runs_and_reports(
     assert trials.keys() == {0.2, 2.0}
 
     records = load_records(results, "what_to_adapt")
-    # the retriever, and two choices by two learners that read in two ways; heads have seeds of
-    # their own where they are asked for
+    # the retriever, and two choices by two learners that read in two ways; of the seeds as many as
+    # are asked for
     seeds = [one.seed for one in records if one.learner == "bert_maml_head"]
     assert sorted(seeds) == [0, 1]
-    assert len(records) == 1 + 2 * 2 * 2 + 2
+    assert len(records) == 2 + 2 * 2 * 2 + 2
     for record in records:
         evaluation = record.config.evaluation
         assert evaluation.retriever is not None
@@ -80,10 +84,10 @@ def test_it_draws_tunes_runs_and_reports(
             rate = record.config.learner.arguments["bert_inner_learning_rate"]
             assert trials[rate] == max(trials.values())
     timed = load_records(results, "what_to_adapt_seconds")
-    assert {one.learner for one in timed} == {
-        one.learner for one in records if one.learner.startswith("bert")
-    }
-    assert all(one.config.learner.arguments["steps"] == 1 for one in timed)
+    assert {one.learner for one in timed} == {one.learner for one in records}
+    assert {one.seed for one in timed} == {0}
+    steps = {one.learner: one.config.learner.arguments.get("steps") for one in timed}
+    assert {steps[one] for one in steps if one.startswith("bert")} == {1}
     twins = {
         (one.config.learner.arguments["reads"], one.config.learner.arguments["adapted"]): {}
         for one in records

@@ -94,6 +94,28 @@ def test_a_fresh_process_that_is_killed_fails_alone(make_config: Make, tmp_path:
     assert other.record is not None
 
 
+def test_a_process_that_is_killed_takes_no_other_run_of_its_pool_along(
+    make_config: Make, tmp_path: Path
+) -> None:
+    seeds = [make_config(evaluation=SMALL, seed=seed) for seed in range(3)]
+    killed, *others = ordered(list(run_many([make_config("Killed"), *seeds], tmp_path, workers=2)))
+    assert killed.error == (
+        "BrokenProcessPool: the process of the run was killed; is memory short?"
+    )
+    assert [one.error for one in others] == [None] * 3
+    assert [one.record.seed for one in others if one.record] == [0, 1, 2]
+
+
+def test_a_record_that_cannot_be_read_hides_no_failure(make_config: Make, tmp_path: Path) -> None:
+    (fine,) = run_many([make_config(evaluation=SMALL)], tmp_path, workers=1)
+    assert fine.record is not None
+    config = fine.record.path / "config.yaml"
+    config.write_text(config.read_text() + "no_such_key: 1\n")
+    (outcome,) = run_many([make_config("Broken")], tmp_path, workers=1)
+    assert outcome.failure is not None
+    assert outcome.failure.error == "RuntimeError: the loss is NaN at step 3"
+
+
 def test_a_run_that_fails_in_a_fresh_process_leaves_its_record(
     make_config: Make, tmp_path: Path
 ) -> None:

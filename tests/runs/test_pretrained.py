@@ -19,6 +19,7 @@ from small_checkpoint import small_encoder
 
 import metarec
 from metarec.errors import PretrainedError, RunError
+from metarec.evaluation.significance import bootstrap
 from metarec.learner import Support
 from metarec.runs import Record, RunConfig, run
 from metarec.runs.learners import build_learner
@@ -258,6 +259,36 @@ def test_a_run_that_failed_is_refused(make_config: Make, fakes: ModuleType, tmp_
     (record,) = metarec.load_records(results)
     with pytest.raises(RunError, match=r"failed \(RuntimeError: the loss is NaN"):
         pretrained(record)
+
+
+def test_the_card_says_the_shots_of_each_regime_and_pools_no_others(
+    make_text: Make, tmp_path: Path
+) -> None:
+    shots = {"regime_k_shot": {"user_cold": [1, 4], "both_cold": 2}}
+    found = run(make_text(arguments=dict(BERT), evaluation=shots), tmp_path / "results")
+    card = pretrained(found).card
+    assert "1 shots (new users, known items)" in card
+    assert "2 shots (new users, new items)" in card
+    args = {one.dataset_config: one.dataset_args for one in ModelCard(card).data.eval_results}
+    assert args["user_cold"] == {"k_shot": 1}
+    assert args["warm"] == {"k_shot": 3}
+    frame = found.per_task
+    here = (frame["evaluation"] == "main") & (frame["part"] == "test") & frame["adapted"]
+    here &= (frame["regime"] == "user_cold") & (frame["k_shot"] == 1)
+    low, high = bootstrap(frame.loc[here, "catalogue/ndcg@10"].dropna().to_numpy(np.float64))
+    assert f"[{low:.4f}, {high:.4f}]" in rows_of(card)["user_cold/this scorer"][0]
+
+
+def test_a_run_under_a_protocol_is_no_scorer_of_a_catalogue(
+    make_text: Make, tmp_path: Path
+) -> None:
+    protocol = {"name": "own", "history": [4, 100], "query": 2, "selection": "graded/ndcg@5"}
+    wanted = make_text(
+        arguments=dict(BERT), protocol=protocol, evaluation={"regimes": ["user_cold"]}
+    )
+    found = run(wanted, tmp_path / "results")
+    with pytest.raises(PretrainedError, match=r"protocol=own, .* Choose a run without a protocol"):
+        pretrained(found)
 
 
 @pytest.mark.parametrize("key", ["data_checksum", "feature_key"])

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError, DataError, EpisodeError, LearnerError, TextError
 from metarec.runs import Record, RunConfig, load_records, run
 from metarec.runs.resume import Checkpointer
@@ -471,6 +472,56 @@ def test_a_look_at_validation_takes_so_many_tasks(
     run(make_config(evaluation={"look_tasks": 3}), tmp_path / "results")
     assert seen
     assert set(seen) == {3}
+
+
+def test_a_training_that_nothing_can_stop_is_an_error(make_config: Make, tmp_path: Path) -> None:
+    protocol = {"name": "own", "history": [4, 100], "query": 2, "selection": "rated/mae"}
+    # it ranks, and has no error of ratings
+    wanted = make_config(protocol=protocol, evaluation={"regimes": ["user_cold"]})
+    with pytest.raises(ConfigError, match=r"selection='rated/mae' has no value .*predicts 'order'"):
+        run(wanted, tmp_path / "results")
+
+
+def test_a_published_split_that_changed_is_another_run(
+    make_config: Make, tiny_dataset: Dataset, tmp_path: Path
+) -> None:
+    source, data = tmp_path / "split.csv", tiny_dataset
+
+    def write(first: int) -> None:
+        lines = ["part,user_id,query_item_ids"]
+        for user, name in enumerate(data.user_ids):
+            part = "train" if user < 40 else "valid" if user < 50 else "test"
+            items = data.item_ids[data.items[data.users == user]][first : first + 2]
+            lines.append(f"{part},{name},{' '.join(items)}")
+        source.write_text("\n".join(lines) + "\n")
+
+    protocol = {"name": "own", "history": [4, 100], "query": 2, "selection": "graded/ndcg@5"}
+    wanted = make_config(
+        "metarec.baselines.popularity.Popularity",
+        split={"method": "recbole_metarec", "source": str(source)},
+        protocol=protocol,
+        evaluation={"regimes": ["user_cold"]},
+    )
+    records = []
+    for first in (0, 3, 0):
+        write(first)
+        records.append(run(wanted, tmp_path / "results"))
+    assert records[0].content["episodes"] != records[1].content["episodes"]
+    assert records[0].path != records[1].path
+    assert records[2].path == records[0].path
+
+
+def test_an_option_that_is_null_on_purpose_reaches_the_reader(
+    make_config: Make, tiny_files: dict[str, str], tmp_path: Path
+) -> None:
+    from metarec.runs import prepare
+
+    config = make_config(
+        data={"options": {**tiny_files, "rating": None}}, episode={"feedback": "implicit"}
+    )
+    assert prepare.prepare(config, needs_features=False).dataset.feedback == "implicit"
+    with pytest.raises(ConfigError, match="needs interactions="):
+        run(make_config(data={"options": {"interactions": None}}), tmp_path / "results")
 
 
 def test_the_same_data_is_loaded_once_a_process(

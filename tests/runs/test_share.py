@@ -90,6 +90,11 @@ def test_a_failed_run_is_not_taken_over_and_gives_way_to_a_copy(
         ({"parts": ["validation"]}, {}, False),
         ({}, {"cutoffs": [5]}, True),
         ({}, {"cutoffs": [20]}, False),
+        ({}, {"regime_k_shot": {"user_cold": 5}}, False),
+        ({"regime_k_shot": {"user_cold": 5}}, {}, False),
+        ({"regime_k_shot": {"user_cold": [3, 5]}}, {}, True),
+        # the first is what early stopping looks at
+        ({"regime_k_shot": {"user_cold": [5, 3]}}, {}, False),
         # early stopping looks at the regimes: other regimes, other training
         ({}, {"regimes": ["user_cold"]}, False),
         ({}, {"regimes": ["both_cold", "item_cold", "user_cold", "warm"]}, True),
@@ -122,6 +127,25 @@ def test_a_run_covers_what_it_has_measured(
 )
 def test_a_run_does_not_cover_another(make_config: Make, other: dict[str, Any]) -> None:
     assert not covers(make_config(), make_config(**other))
+
+
+def test_under_a_protocol_a_cutoff_counts_as_measured_only_if_it_was(make_config: Make) -> None:
+    protocol = {"name": "tanp", "history": [2, 100], "query": 1, "selection": "rated/ndcg@5"}
+    few, more = (
+        make_config(protocol=protocol, evaluation={"cutoffs": cutoffs})
+        for cutoffs in ([5], [5, 10])
+    )
+    assert covers(more, few)
+    assert not covers(few, more)
+
+
+def test_a_record_that_cannot_be_read_is_passed_over(
+    make_config: Make, fakes: ModuleType, tmp_path: Path
+) -> None:
+    record = run_in(tmp_path, make_config(), "one")
+    config = record.path / "config.yaml"
+    config.write_text(config.read_text() + "no_such_key: 1\n")
+    assert run_in(tmp_path, make_config(), "two", share=["one"]).status == "finished"
 
 
 def test_the_curve_of_users_does_not_matter_to_item_tasks(make_config: Make) -> None:

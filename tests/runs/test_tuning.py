@@ -176,6 +176,16 @@ def test_a_failed_trial_is_told_as_failed(
     assert told == [("COMPLETE", trial.selection) for trial in tuning.trials]
 
 
+def test_trials_of_different_code_are_not_compared(
+    make_config: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config = make_config(arguments=SEARCH)
+    tune(config, settings(tmp_path, 2), tmp_path)
+    monkeypatch.setattr("metarec.runs.environment.code_hash", lambda: "0" * 64)
+    with pytest.raises(RunError, match=r"trials are of 2 versions of the code: 000000000000 \("):
+        tune(config, settings(tmp_path, 3), tmp_path)
+
+
 def test_if_all_trials_fail_so_does_the_tuning(make_config: Make, tmp_path: Path) -> None:
     config = make_config("Broken", arguments={"search": {"rate": [0.1, 1.0]}})
     with pytest.raises(RunError, match=r"all 2 trials of broken failed.*NaN at step 3"):

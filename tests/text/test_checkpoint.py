@@ -193,6 +193,16 @@ def test_a_hub_name_in_the_local_cache_is_used_without_the_network(offline_hub):
     assert found.folder.samefile(snapshot)
 
 
+def test_a_repository_of_pickles_is_refused_with_the_way_to_convert_it(offline_hub):
+    snapshot = cached(offline_hub)
+    (snapshot / "model.safetensors").unlink()
+    with pytest.raises(
+        TextError, match=r"'google/tiny' has no model\.safetensors.*pickle"
+    ) as error:
+        resolve("google/tiny")
+    assert "from_pretrained('google/tiny').save_pretrained('FOLDER')" in str(error.value)
+
+
 def test_only_download_true_lets_the_hub_use_the_network(folder, monkeypatch):
     import huggingface_hub
 

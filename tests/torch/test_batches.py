@@ -50,6 +50,19 @@ class Draws:
         return Whole(Part(values, rng), {"step": batches.staged(np.array([step]), CPU)})
 
 
+def test_a_number_on_its_way_is_the_number() -> None:
+    value = torch.tensor(2.5, requires_grad=True)
+    assert float(batches.OnItsWay(value)) == 2.5
+
+
+@pytest.mark.gpu
+def test_a_number_on_its_way_from_a_gpu_is_that_of_its_time() -> None:
+    value = torch.tensor(2.5, device="cuda")
+    on_its_way = batches.OnItsWay(value)
+    value += 1
+    assert float(on_its_way) == 2.5
+
+
 def test_on_the_cpu_nothing_is_drawn_ahead() -> None:
     draws = Draws()
     at = batches.ahead(draws, CPU, STEPS)

@@ -198,6 +198,7 @@ def test_the_pretrained_weights_have_a_rate_of_their_own_and_do_not_decay(
         ({"precision": "fp16", "device": "cpu"}, r"precision=fp16 needs a GPU"),
         ({"precision": "fp8", "device": "cpu"}, r"learner\.precision='fp8' is unknown"),
         ({"attention": "eagr"}, r"learner\.attention='eagr' is unknown; did you mean 'eager'"),
+        ({**CROSS, "scorer": "cosine"}, r"scorer='cosine': a cross-encoder .* MLP; set .*=mlp"),
         ({**CROSS, "pair_length": 4}, r"pair_length=4 leaves no room .* choose 8 or more"),
     ],
 )

@@ -196,6 +196,40 @@ def test_pairs_of_an_episode_are_computed_once_within_the_budgets(
     assert len(calls) == computed + (1 if disk_mib else 2)
 
 
+def test_of_pairs_in_memory_the_least_recently_used_give_way(
+    bert: AdaptedBert, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    prefix = AdaptedBert.prefix
+
+    def counted(self: AdaptedBert, batch: Prefix) -> Any:
+        calls.append(len(batch.mask))
+        return prefix(self, batch)
+
+    monkeypatch.setattr(AdaptedBert, "prefix", counted)
+    first, second, third = ([Pair([2, word, 3], [0, 0, 1])] for word in (5, 6, 7))
+    size = 4 * SIZE * 3 / MEBIBYTE
+    cache = PairCache(bert, 0, memory_mib=2.5 * size)
+    for pairs in (first, second, first, third):
+        cache(pairs)
+    assert len(calls) == 3
+    cache(first)  # used later than the second, which gave way
+    assert len(calls) == 3
+    cache(second)
+    assert len(calls) == 4
+
+
+def test_processes_that_write_to_one_folder_share_its_budget(
+    bert: AdaptedBert, tmp_path: Path
+) -> None:
+    size = 4 * SIZE * 3 / MEBIBYTE
+    budget = {"memory_mib": 0.0, "disk_mib": 2.5 * (size + 128 / MEBIBYTE), "folder": tmp_path}
+    caches = [PairCache(bert, 0, **budget) for _ in range(4)]
+    for word, cache in enumerate(caches, start=5):
+        cache([Pair([2, word, 3], [0, 0, 1])])
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 def test_files_of_one_layer_are_no_other_layers(small_bert: Checkpoint, tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for part in (AdaptedPart("last_n"), AdaptedPart("last_n", layers=2), AdaptedPart("head")):

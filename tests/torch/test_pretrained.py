@@ -458,9 +458,20 @@ def test_a_scorer_takes_the_place_of_another_with_its_card(
     assert files_of(folder) == files_of(tmp_path / "new")
     PretrainedScorer.from_pretrained(folder).save_pretrained(folder)
     assert files_of(folder) == files_of(tmp_path / "new")
-    (folder / "config.json").unlink()  # as when the writing was broken off
+    for last in ("config.json", "README.md"):  # as when the writing was broken off
+        (folder / last).unlink()
     scorer.save_pretrained(folder)
     assert files_of(folder) == files_of(tmp_path / "new")
+
+
+@pytest.mark.parametrize("name", ["README.md", "model.safetensors"])
+def test_a_file_of_somebody_else_is_not_replaced_whatever_it_is_called(
+    scorer: PretrainedScorer, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(PretrainedError, match=f"has {name} and no scorer"):
+        scorer.save_pretrained(tmp_path)
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_the_card_is_kept_and_takes_metadata(scorer: PretrainedScorer, tmp_path: Path) -> None:
