@@ -123,8 +123,17 @@ def peak_memory_bytes() -> int | None:
 
 
 def peak_device_memory_bytes() -> int | None:
-    """The most memory that PyTorch held on the GPU so far; None where it uses none."""
+    """The most memory that PyTorch held on a GPU since `forget_device_peak`; None without one."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
-    return int(torch.cuda.max_memory_allocated())
+    devices = range(torch.cuda.device_count())
+    return max(int(torch.cuda.max_memory_allocated(device)) for device in devices)
+
+
+def forget_device_peak() -> None:
+    """Begins anew to measure the peak on every GPU, as where a run begins."""
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        for device in range(torch.cuda.device_count()):
+            torch.cuda.reset_peak_memory_stats(device)

@@ -118,6 +118,7 @@ def _run(
     from metarec.runs.measure import measure_run, validator
     from metarec.runs.retrieval import Retrieval
 
+    environment.forget_device_peak()
     checkpointer = Checkpointer(path / "training", environment.code_hash())
     if not resume:
         checkpointer.discard()

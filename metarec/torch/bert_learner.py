@@ -225,10 +225,18 @@ class BertLearner:
                 scorer, parameters, tasks_at(step), inner, loss, kind, self._rate
             )
 
-        return train(
-            initial, gradients, training, self.outer, inputs.statistics, self.device,
-            type(self).__name__, pretrained=(BERT, self.bert_learning_rate),
-        )  # fmt: skip
+        try:
+            return train(
+                initial, gradients, training, self.outer, inputs.statistics, self.device,
+                type(self).__name__, pretrained=(BERT, self.bert_learning_rate),
+            )  # fmt: skip
+        except LearnerError as error:
+            if self.compute.precision != "fp16":
+                raise
+            raise LearnerError(
+                f"{error}; or choose learner.precision=bf16 or fp32, since numbers of fp16 end at "
+                "65,504"
+            ) from error
 
     def restore(self, training: Training) -> None:
         """Gives the texts and the feedback to a learner that was not fitted here."""

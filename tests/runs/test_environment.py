@@ -54,12 +54,20 @@ def test_the_peak_is_not_that_of_the_process_that_started_this_one() -> None:
 
 
 def test_memory_of_a_gpu_is_known_where_one_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [7, 9]
     torch = SimpleNamespace(
-        cuda=SimpleNamespace(is_initialized=lambda: False, max_memory_allocated=lambda: 7)
+        cuda=SimpleNamespace(
+            is_initialized=lambda: False,
+            device_count=lambda: 2,
+            max_memory_allocated=held.__getitem__,
+            reset_peak_memory_stats=lambda device: held.__setitem__(device, 0),
+        )
     )
     monkeypatch.setitem(sys.modules, "torch", torch)
     assert environment.peak_device_memory_bytes() is None
     torch.cuda.is_initialized = lambda: True
-    assert environment.peak_device_memory_bytes() == 7
+    assert environment.peak_device_memory_bytes() == 9
+    environment.forget_device_peak()
+    assert environment.peak_device_memory_bytes() == 0
     monkeypatch.delitem(sys.modules, "torch")
     assert environment.peak_device_memory_bytes() is None

@@ -27,6 +27,7 @@ from metarec.torch import (
     training,
     warm_up,
 )
+from metarec.torch.adapted_part import ADAPTS
 from metarec.torch.training import Gradients
 
 # torch says so of the mode in which waiting for a GPU is an error
@@ -177,6 +178,44 @@ def test_tasks_adapt_and_are_scored_as_on_the_cpu(device: str, name: str, kind: 
     off = 0.0 if device == "cpu" else 1e-3
     found = scores(learner, kind, expected.meta)
     np.testing.assert_allclose(found, expected.scores, rtol=off, atol=off)
+
+
+def losses_of_bert(device: str, **arguments: Any) -> list[float]:
+    """Of the outer steps of MAML over the small BERT."""
+    path, given, _ = ROWS["bert_maml"]
+    own = {"steps": STEPS, "validate_every": 1, "outer_loss": "pointwise", "device": device}
+    training_of_user = contract.make_training("user", "binary")
+    contract.made(path, {**given, **own, **arguments}).fit(training_of_user)
+    return [entry["loss"] for entry in training_of_user.log if "loss" in entry]
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "off"),
+    [
+        # that the test itself works, wherever it runs
+        pytest.param("cpu", "fp32", 1e-6, id="cpu-fp32"),
+        *(
+            pytest.param("cuda", *case, id=f"cuda-{case[0]}", marks=pytest.mark.gpu)
+            for case in (("fp32", 1e-3), ("fp16", 2e-2), ("bf16", 1e-1))
+        ),
+    ],
+)
+@pytest.mark.parametrize("adapted", ADAPTS)
+def test_whatever_adapts_of_a_bert_is_computed_as_on_the_cpu_in_every_precision(
+    adapted: str, device: str, precision: str, off: float
+) -> None:
+    if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        pytest.skip("this GPU has no bf16")
+    expected = losses_of_bert("cpu", adapted=adapted)
+    found = losses_of_bert(device, adapted=adapted, precision=precision)
+    assert len(found) == STEPS
+    np.testing.assert_allclose(found, expected, rtol=off)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("how", [{"compile": True}, {"checkpointing": True}], ids=str)
+def test_a_compiled_or_checkpointed_bert_is_the_same_on_a_gpu(how: dict[str, bool]) -> None:
+    np.testing.assert_allclose(losses_of_bert("cuda", **how), losses_of_bert("cuda"), rtol=1e-3)
 
 
 class Waiting(TorchDispatchMode):
