@@ -26,13 +26,12 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from tqdm.auto import tqdm
 
-from metarec.errors import ConfigError, MetarecError, RunError, did_you_mean
+from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report.hybrid import BLOCKS, build_report, means_of
 from metarec.runs import Record, RunConfig
 from metarec.runs.overrides import lenient, with_choice
-from metarec.runs.parallel import run_many
+from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 from metarec.runs.store import check_one_version
 
@@ -141,10 +140,10 @@ def main(arguments: list[str]) -> int:
         blocks = plan.blocks()
         # what all runs share is made once, and kept on disk for the workers
         prepare(blocks[0], needs_features=True, progress=plan.progress)
-        records = run_all(blocks, plan, "blocks") if "blocks" in stages else []
+        records = finished(blocks, plan, "blocks") if "blocks" in stages else []
         setting = setting or best_setting(records)
         if "test" in stages:
-            records += run_all(plan.tests(setting), plan, "test")
+            records += finished(plan.tests(setting), plan, "test")
     build_report(records, Path(plan.settings["paper"]), console)
     console.print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
     return 0
@@ -161,27 +160,19 @@ def best_setting(records: Sequence[Record]) -> str:
     return best.removeprefix("hybrid_")
 
 
-def run_all(configs: Sequence[RunConfig], plan: Plan, stage: str) -> list[Record]:
-    """Runs all of a stage with a bar.
+def finished(configs: Sequence[RunConfig], plan: Plan, stage: str) -> list[Record]:
+    """Runs all of a stage.
 
     Raises:
         RunError: if one fails, when the others are done.
     """
     minutes = plan.minutes(stage, len(configs))
     console.print(f"{stage}: {len(configs)} runs, some {minutes:.0f} min if none is finished")
-    records: dict[int, Record] = {}
-    failures = []
-    outcomes = run_many(list(configs), plan.results, plan.settings["workers"])
-    for outcome in tqdm(outcomes, stage, total=len(configs), disable=not plan.progress):
-        if outcome.record is None:
-            failures.append(f"{configs[outcome.number].learner.name}: {outcome.error}")
-            console.print(f"[red]failed[/red] {escape(failures[-1])}")
-            console.print(escape(outcome.trace or ""))
-        else:
-            records[outcome.number] = outcome.record
-    if failures:
-        raise RunError(f"{len(failures)} of {len(configs)} runs failed; first {failures[0]}")
-    return [records[number] for number in range(len(configs))]
+    ran = run_all(
+        configs, plan.results, plan.settings["workers"], console,
+        lambda config: config.learner.name, stage, progress=plan.progress,
+    )  # fmt: skip
+    return ran.all("runs")
 
 
 if __name__ == "__main__":

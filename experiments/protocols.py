@@ -25,14 +25,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from tqdm.auto import tqdm
 
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report.protocols import build_report
 from metarec.runs import Record, RunConfig
 from metarec.runs.learners import build_learner, serves
 from metarec.runs.overrides import lenient, with_choice
-from metarec.runs.parallel import run_many
+from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
@@ -162,17 +161,20 @@ def main(arguments: list[str]) -> int:
         "if none is finished"
     )
     encode(runs.values(), plan.progress)
-    records, failed, failures = run_all([one for own in runs.values() for one in own], plan)
-    minutes = (time.perf_counter() - begin) / 60
-    console.print(f"{len(records)} runs finished, {len(failures)} failed, {minutes:.1f} minutes")
-    tested = [one for one in records if "test" in one.config.evaluation.parts]
+    ran = run_all(
+        [one for own in runs.values() for one in own], plan.results, plan.settings["workers"],
+        console, name_of, progress=plan.progress,
+    )  # fmt: skip
+    done, minutes = len(ran.records), (time.perf_counter() - begin) / 60
+    console.print(f"{done} runs finished, {len(ran.failures)} failed, {minutes:.1f} minutes")
+    tested = [one for one in ran.records if "test" in one.config.evaluation.parts]
     if tested:
-        build_report([*tested, *failed], Path(plan.settings["paper"]), console)
+        build_report([*tested, *ran.failed], Path(plan.settings["paper"]), console)
     else:
-        validated(records)
-    for failure in failures:
+        validated(ran.records)
+    for failure in ran.failures:
         console.print(f"[red]failed[/red] {escape(failure)}")
-    return 1 if failures or not records else 0
+    return 1 if ran.failures or not done else 0
 
 
 def encode(stages: Iterable[Sequence[RunConfig]], progress: bool) -> None:
@@ -183,30 +185,10 @@ def encode(stages: Iterable[Sequence[RunConfig]], progress: bool) -> None:
             prepare(needing[0], needs_features=True, progress=progress)
 
 
-def run_all(
-    configs: Sequence[RunConfig], plan: Plan
-) -> tuple[list[Record], list[Record], list[str]]:
-    """Runs all with a bar; a failure is kept and the others run.
-
-    Returns:
-        The finished records, those of failures, and name and error of each failure.
-    """
-    records: dict[int, Record] = {}
-    failed, failures = [], []
-    outcomes = run_many(list(configs), plan.results, plan.settings["workers"])
-    for outcome in tqdm(outcomes, "runs", total=len(configs), disable=not plan.progress):
-        config = configs[outcome.number]
-        if outcome.record is not None:
-            records[outcome.number] = outcome.record
-            continue
-        if outcome.failure is not None:
-            failed.append(outcome.failure)
-        protocol = config.protocol.name if config.protocol else ""
-        name = f"{protocol}: {config.learner.name}, split {config.split.seed}, seed {config.seed}"
-        failures.append(f"{name}: {outcome.error}")
-        console.print(f"[red]failed[/red] {escape(failures[-1])}")
-        console.print(escape(outcome.trace or ""))
-    return [records[number] for number in sorted(records)], failed, failures
+def name_of(config: RunConfig) -> str:
+    """What a run that failed is called."""
+    protocol = config.protocol.name if config.protocol else ""
+    return f"{protocol}: {config.learner.name}, split {config.split.seed}, seed {config.seed}"
 
 
 def validated(records: Sequence[Record]) -> None:

@@ -24,14 +24,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from tqdm.auto import tqdm
 
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report.sweeps import build_report
-from metarec.runs import Record, RunConfig, SplitConfig
+from metarec.runs import RunConfig, SplitConfig
 from metarec.runs.learners import build_learner, serves
 from metarec.runs.overrides import lenient, with_choice
-from metarec.runs.parallel import run_many
+from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 from metarec.runs.share import covers
 
@@ -131,14 +130,17 @@ def main(arguments: list[str]) -> int:
     console.print(
         f"{len(runs)} runs, {workers} at a time: some {minutes:.0f} min if none is finished"
     )
-    records, failed, failures = run_all(runs, plan)
-    if records:
-        build_report([*records, *failed], Path(plan.settings["paper"]), console)
-    minutes = (time.perf_counter() - begin) / 60
-    console.print(f"{len(records)} runs finished, {len(failures)} failed, {minutes:.1f} minutes")
-    for failure in failures:
+    ran = run_all(
+        runs, plan.results, workers, console, name_of,
+        share=plan.settings["share"], progress=plan.progress,
+    )  # fmt: skip
+    if ran.records:
+        build_report([*ran.records, *ran.failed], Path(plan.settings["paper"]), console)
+    done, minutes = len(ran.records), (time.perf_counter() - begin) / 60
+    console.print(f"{done} runs finished, {len(ran.failures)} failed, {minutes:.1f} minutes")
+    for failure in ran.failures:
         console.print(f"[red]failed[/red] {escape(failure)}")
-    return 1 if failures or not records else 0
+    return 1 if ran.failures or not done else 0
 
 
 def possible(runs: Sequence[RunConfig]) -> list[RunConfig]:
@@ -163,33 +165,10 @@ def encode(runs: Sequence[RunConfig]) -> None:
             console.print(f"[red]texts not encoded[/red]: {escape(str(error))}")
 
 
-def run_all(
-    configs: Sequence[RunConfig], plan: Plan
-) -> tuple[list[Record], list[Record], list[str]]:
-    """Runs all with a bar; a failure is kept and the others run.
-
-    Returns:
-        The finished records, those of failures, and name and error of each failure.
-    """
-    records: dict[int, Record] = {}
-    failed, failures = [], []
-    outcomes = run_many(
-        list(configs), plan.results, plan.settings["workers"], plan.settings["share"]
-    )
-    for outcome in tqdm(outcomes, "runs", total=len(configs), disable=not plan.progress):
-        config = configs[outcome.number]
-        if outcome.record is not None:
-            records[outcome.number] = outcome.record
-            continue
-        if outcome.failure is not None:
-            failed.append(outcome.failure)
-        split = "by time" if config.split.method == "time" else f"users {config.split.users}"
-        name = f"{config.learner.name}, {split}, seed {config.seed}"
-        failures.append(f"{name}: {outcome.error}")
-        console.print(f"[red]failed[/red] {escape(failures[-1])}")
-        if outcome.trace:
-            console.print(escape(outcome.trace))
-    return [records[number] for number in sorted(records)], failed, failures
+def name_of(config: RunConfig) -> str:
+    """What a run that failed is called."""
+    split = "by time" if config.split.method == "time" else f"users {config.split.users}"
+    return f"{config.learner.name}, {split}, seed {config.seed}"
 
 
 if __name__ == "__main__":

@@ -27,15 +27,14 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
-from tqdm.auto import tqdm
 
-from metarec.errors import ConfigError, MetarecError, RunError
+from metarec.errors import ConfigError, MetarecError
 from metarec.report.choices import SECONDS
 from metarec.report.what_to_adapt import build_report
 from metarec.runs import Record, RunConfig
 from metarec.runs.learners import serves
 from metarec.runs.overrides import lenient, with_choice
-from metarec.runs.parallel import run_many
+from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 from metarec.runs.store import check_one_version
 
@@ -192,8 +191,8 @@ def main(arguments: list[str]) -> int:
         timings = plan.timings(retriever, rates)
     minutes = len(runs) * plan.settings["seconds"] / plan.settings["workers"] / 60
     console.print(f"{len(runs)} runs: some {minutes:.0f} min if none is finished")
-    records = run_all(runs, plan, "runs")
-    records += run_all(timings, plan, "seconds", workers=1)
+    records = finished(runs, plan, "runs")
+    records += finished(timings, plan, "seconds", workers=1)
     build_report(records, Path(plan.settings["paper"]), console)
     console.print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
     return 0
@@ -203,7 +202,7 @@ def best_baseline(plan: Plan) -> RunConfig:
     """The configuration of the baseline whose mean over seeds is best on validation."""
     configs = plan.baselines()
     prepare(configs[0], needs_features=True, progress=True)
-    records = run_all(configs, plan, "baselines", fresh=False)
+    records = finished(configs, plan, "baselines", fresh=False)
     check_one_version(records, "baselines")
     means: dict[str, float] = {}
     for record in records:
@@ -222,7 +221,7 @@ def best_rates(plan: Plan, retriever: RunConfig) -> dict[str, float]:
     # of a head alone no BERT takes steps
     chosen = {"head": 0.0}
     keys = [(adapted, rate) for adapted, rates in trials.items() for rate in rates]
-    records = run_all([trials[adapted][rate] for adapted, rate in keys], plan, "inner rates")
+    records = finished([trials[adapted][rate] for adapted, rate in keys], plan, "inner rates")
     check_one_version(records, "trials")
     values = {key: record.content["selection"] for key, record in zip(keys, records, strict=True)}
     for adapted, rates in trials.items():
@@ -232,34 +231,24 @@ def best_rates(plan: Plan, retriever: RunConfig) -> dict[str, float]:
     return chosen
 
 
-def run_all(
+def finished(
     configs: Sequence[RunConfig],
     plan: Plan,
     what: str,
     fresh: bool = True,
     workers: int | None = None,
 ) -> list[Record]:
-    """Runs all with a bar, each in a process of its own where its peak memory is of interest.
+    """Runs all, each in a process of its own where its peak memory is of interest.
 
     Raises:
         RunError: if one fails, when the others are done.
     """
-    records: dict[int, Record] = {}
-    failures = []
-    alone = fresh and plan.settings["fresh"]
-    workers = workers or plan.settings["workers"]
-    outcomes = run_many(list(configs), plan.results, workers, fresh=alone)
-    for outcome in tqdm(outcomes, what, total=len(configs), disable=not plan.progress):
-        if outcome.record is None:
-            name = configs[outcome.number].learner.name
-            failures.append(f"{name}, seed {configs[outcome.number].seed}: {outcome.error}")
-            console.print(f"[red]failed[/red] {escape(failures[-1])}")
-            console.print(escape(outcome.trace or ""))
-        else:
-            records[outcome.number] = outcome.record
-    if failures:
-        raise RunError(f"{len(failures)} of {len(configs)} {what} failed; first {failures[0]}")
-    return [records[number] for number in range(len(configs))]
+    ran = run_all(
+        configs, plan.results, workers or plan.settings["workers"], console,
+        lambda config: f"{config.learner.name}, seed {config.seed}", what,
+        fresh=fresh and plan.settings["fresh"], progress=plan.progress,
+    )  # fmt: skip
+    return ran.all(what)
 
 
 if __name__ == "__main__":

@@ -6,17 +6,23 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from metarec.errors import ConfigError, MetarecError
+from tqdm.auto import tqdm
+
+from metarec.errors import ConfigError, MetarecError, RunError
 from metarec.runs.config import RunConfig
 from metarec.runs.run import finished, run
 from metarec.runs.store import RECORD, Record, read_record
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -100,6 +106,76 @@ def run_many(
         finally:
             for future in futures:
                 future.cancel()
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What came of many runs.
+
+    Args:
+        records: of those that finished, in the order of the configurations.
+        failed: records of those that failed, where they left any.
+        failures: name and error of each that failed.
+    """
+
+    records: list[Record]
+    failed: list[Record]
+    failures: list[str]
+
+    def all(self, what: str) -> list[Record]:
+        """The records, if all finished.
+
+        Raises:
+            RunError: if one failed, naming the first.
+        """
+        if self.failures:
+            count = len(self.records) + len(self.failures)
+            raise RunError(
+                f"{len(self.failures)} of {count} {what} failed; first {self.failures[0]}"
+            )
+        return self.records
+
+
+def run_all(
+    configs: Sequence[RunConfig],
+    results: str | Path,
+    workers: int,
+    console: Console,
+    name: Callable[[RunConfig], str],
+    what: str = "runs",
+    share: Sequence[str] = (),
+    fresh: bool = False,
+    progress: bool = True,
+) -> Ran:
+    """Runs all with a bar; a failure is printed when it happens, and the others run.
+
+    Args:
+        configs: as for `run_many`, and so `results`, `workers`, `share` and `fresh`.
+        results: see there.
+        workers: see there.
+        console: where failures are printed.
+        name: what a failed run is called.
+        what: the runs are, for the bar.
+        share: see there.
+        fresh: see there.
+        progress: whether to show the bar.
+    """
+    from rich.markup import escape
+
+    records: dict[int, Record] = {}
+    failed, failures = [], []
+    outcomes = run_many(list(configs), results, workers, share, fresh)
+    for outcome in tqdm(outcomes, what, total=len(configs), disable=not progress):
+        if outcome.record is not None:
+            records[outcome.number] = outcome.record
+            continue
+        if outcome.failure is not None:
+            failed.append(outcome.failure)
+        failures.append(f"{name(configs[outcome.number])}: {outcome.error}")
+        console.print(f"[red]failed[/red] {escape(failures[-1])}")
+        if outcome.trace:
+            console.print(escape(outcome.trace))
+    return Ran([records[number] for number in sorted(records)], failed, failures)
 
 
 def _processes(workers: int) -> ProcessPoolExecutor:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
-from metarec.errors import ConfigError
+from metarec.errors import ConfigError, RunError
 from metarec.runs import Record, RunConfig, parallel
-from metarec.runs.parallel import Outcome, run_many
+from metarec.runs.parallel import Outcome, run_all, run_many
 
 Make = Callable[..., RunConfig]
 
@@ -124,6 +126,24 @@ def test_a_run_that_fails_in_a_fresh_process_leaves_its_record(
     assert outcome.failure is not None
     assert outcome.failure.error == outcome.error
     assert outcome.trace is not None
+
+
+def test_of_all_runs_failures_are_told_and_the_others_are_done(
+    make_config: Make, tmp_path: Path
+) -> None:
+    told = io.StringIO()
+    configs = [make_config("Broken"), *(make_config(evaluation=SMALL, seed=n) for n in (4, 2))]
+    ran = run_all(
+        configs, tmp_path, 1, Console(file=told), lambda one: f"seed {one.seed}", progress=False
+    )  # fmt: skip
+    assert [record.seed for record in ran.records] == [4, 2]
+    assert [record.error for record in ran.failed] == ["RuntimeError: the loss is NaN at step 3"]
+    assert ran.failures == ["seed 0: RuntimeError: the loss is NaN at step 3"]
+    assert "failed seed 0: RuntimeError" in told.getvalue()
+    with pytest.raises(RunError, match="1 of 3 trials failed; first seed 0: RuntimeError"):
+        ran.all("trials")
+    fine = run_all(configs[1:], tmp_path, 1, Console(file=told), str, progress=False)
+    assert fine.all("trials") == fine.records
 
 
 def test_no_workers_are_an_error(tmp_path: Path) -> None:
