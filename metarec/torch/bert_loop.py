@@ -172,14 +172,36 @@ def adapt(
             create_graph=not inner.first_order,
             allow_unused=True,
         )
-        fast = {
-            name: value if gradient is None else value - rate(name) / scale * gradient
-            for (name, value), gradient in zip(fast.items(), gradients, strict=True)
-        }
+        moves = dict(zip(fast, gradients, strict=True))
         if inner.first_order:
-            # leaves of their own: what was before them is let go
-            fast = {name: value.detach().requires_grad_() for name, value in fast.items()}
+            fast = _moved(fast, moves, lambda name: rate(name) / scale, weights)
+        else:
+            fast = {
+                name: value if moves[name] is None else value - rate(name) / scale * moves[name]
+                for name, value in fast.items()
+            }
     return fast
+
+
+@torch.no_grad()
+def _moved(
+    fast: Weights, moves: Mapping[str, Tensor | None], rate: Rates, weights: Weights
+) -> dict[str, Tensor]:
+    """Leaves of their own, so that what was before them is let go.
+
+    The first step copies; later ones move the copies where they lie, since a new place for every
+    weight of a whole BERT costs as much as the step.
+    """
+    found = {}
+    for name, value in fast.items():
+        move, shared = moves[name], value is weights[name]
+        if move is None:
+            found[name] = value.clone().requires_grad_() if shared else value
+        elif shared:
+            found[name] = torch.sub(value, move, alpha=rate(name)).requires_grad_()
+        else:
+            found[name] = value.sub_(move, alpha=rate(name))
+    return found
 
 
 def meta_gradients(
@@ -227,7 +249,7 @@ def meta_gradients(
         )
         for name, gradient in zip(at, gradients, strict=True):
             if gradient is not None:
-                total[name] += gradient / scorer.loss_scale
+                total[name].add_(gradient, alpha=1 / scorer.loss_scale)
         outer = outer + own.detach()
     return outer, total
 

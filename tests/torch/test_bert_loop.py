@@ -139,6 +139,27 @@ def test_in_first_order_it_is_the_gradient_at_the_fast_weights(kind: OuterLoss) 
     assert (found["A"] - second["A"]).abs().max() > 1e-3
 
 
+@pytest.mark.parametrize("first_order", [True, False])
+def test_adapting_moves_copies_and_no_meta_parameter(first_order: bool) -> None:
+    class FirstStepWithout(Quadratic):
+        """Has no gradient of `b` in the first step, and one in those after it."""
+
+        steps = 0
+
+        def support_scores(self, weights: Any, *others: Any) -> Tensor:
+            self.steps += 1
+            still = {**weights, "b": weights["b"].detach()} if self.steps == 1 else weights
+            return super().support_scores(still, *others)
+
+    weights, (task,) = first_weights(), tasks_of((3,))
+    before = {name: value.detach().clone() for name, value in weights.items()}
+    inner = InnerLoop(3, RATE, first_order=first_order)
+    fast = adapt(FirstStepWithout(), weights, task.shots, inner, "bce")
+    for name, value in before.items():
+        assert torch.equal(weights[name], value)
+        assert (fast[name] - value).abs().max() > 1e-3
+
+
 def test_without_shots_or_steps_nothing_adapts() -> None:
     weights, (some, none) = first_weights(), tasks_of((3, 0))
     assert adapt(Quadratic(), weights, none.shots, InnerLoop(3, RATE), "bce") == weights
