@@ -14,6 +14,7 @@ from metarec.errors import ConfigError, RunError
 from metarec.runs.budget import STEPS, arguments_of, with_training_tasks
 from metarec.runs.config import RunConfig
 from metarec.runs.fields import conform, conformed
+from metarec.runs.learners import serves
 from metarec.runs.run import run
 from metarec.runs.search import Proposals, domain_of
 from metarec.runs.store import Record, check_one_version
@@ -156,11 +157,16 @@ def tune(
         values, and the defaults alone where it is empty.
 
     Raises:
-        ConfigError: if a default is not among the values to search, or the training tasks are not a
-            whole number of batches.
+        ConfigError: if the learner does not serve these tasks, a default is not among the values to
+            search, or the training tasks are not a whole number of batches.
         RunError: if every trial failed, or the trials are of different versions of the code.
     """
     settings = settings or TuningSettings()
+    if not serves(config):
+        raise ConfigError(
+            f"{config.learner.name} does not serve {config.episode.task} tasks of "
+            f"{config.episode.feedback} feedback, and cannot be tuned on them"
+        )
     proposals = _proposals(config, settings)
     done: list[Trial] = []
     with tqdm(

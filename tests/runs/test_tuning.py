@@ -186,6 +186,15 @@ def test_trials_of_different_code_are_not_compared(
         tune(config, settings(tmp_path, 3), tmp_path)
 
 
+def test_tasks_that_a_learner_does_not_serve_are_refused_before_any_trial(
+    make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config("metarec.baselines.tfidf.TfidfCosine", episode={"task": "item"})
+    with pytest.raises(ConfigError, match="does not serve item tasks of binary feedback"):
+        tune(config, settings(tmp_path, 2), tmp_path / "results")
+    assert not (tmp_path / "results").exists()
+
+
 def test_if_all_trials_fail_so_does_the_tuning(make_config: Make, tmp_path: Path) -> None:
     config = make_config("Broken", arguments={"search": {"rate": [0.1, 1.0]}})
     with pytest.raises(RunError, match=r"all 2 trials of broken failed.*NaN at step 3"):
