@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from metarec.errors import MetarecError
 from metarec.runs import Record, RunConfig, run
-from metarec.runs.overrides import lenient
+from metarec.runs.command_line import lenient, run_script
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # what the scripts take for themselves, beside the configuration of a run
@@ -86,12 +86,17 @@ def line_of(record: Record, part: str, metric: str) -> str:
     return f"  {part} {metric}: {', '.join(means)}"
 
 
-if __name__ == "__main__":
+def script(arguments: list[str]) -> int:
+    """All runs of a call, and at the end what became of them; returns the exit status."""
     groups = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
-    sys.argv[1:] = lenient(sys.argv[1:], groups)
+    sys.argv[1:] = lenient(arguments, groups)
     main()
     if len(finished) + len(failed) > 1:
         console.print(f"{len(finished)} runs finished, {len(failed)} failed")
         for one in failed:
             console.print(f"  [red]failed[/red] {escape(one)}")
-    sys.exit(1 if failed else 0)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_script(script)

@@ -13,7 +13,8 @@ What is finished is skipped, so that an interrupted call goes on.
 
 from __future__ import annotations
 
-import sys
+import itertools
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,10 +28,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from metarec.errors import ConfigError, MetarecError, did_you_mean
+from metarec.errors import ConfigError, did_you_mean
 from metarec.report.hybrid import BLOCKS, build_report, means_of
 from metarec.runs import Record, RunConfig
-from metarec.runs.overrides import lenient, with_choice
+from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
 from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 from metarec.runs.store import check_one_version
@@ -59,9 +60,12 @@ class Plan:
                 f"experiment={values['experiment']} has no settings of the hybrid learner; choose "
                 "experiment=hybrid"
             )
+        own = [one for one in overrides if not one.startswith("++plan.")]
+        check_keys(overrides, "plan", compose("config", [*own, "learner=random"])["plan"])
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
         self.episode: str = values["episode"]["feedback"]
+        self.chosen: dict[str, list[str]] = {}
         for stage in self.settings["stages"]:
             if stage not in STAGES:
                 raise ConfigError(f"plan.stages: {stage!r} is unknown{did_you_mean(stage, STAGES)}")
@@ -76,32 +80,54 @@ class Plan:
                 "plan.test.setting the one that blocks chose before (paper/tables/hybrid_blocks.md)"
             )
 
+    def grids(self) -> dict[tuple[str, ...], list[RunConfig]]:
+        """By the overrides of a baseline's values: it on each block of years, on validation."""
+        found = {}
+        for name, grid in self.settings["blocks"]["grids"].items():
+            for values in itertools.product(*grid.values()):
+                pairs = zip(grid, values, strict=True)
+                given = [f"++learner.{key}={'null' if v is None else v}" for key, v in pairs]
+                own = [self._run(f"learner={name}", *given, *split) for split in self._splits()]
+                found[name, *given] = [
+                    replace(one, experiment=f"{one.experiment}_grids") for one in own
+                ]
+        return found
+
     def blocks(self) -> list[RunConfig]:
         """Each setting and each baseline on each block of years, on validation."""
-        own = self.settings["blocks"]
         found = []
-        for years in own["years"]:
-            split = (
+        for split in self._splits():
+            for name in self.settings["blocks"]["baselines"]:
+                found.append(self._run(*self._tuned(name), *split))
+            found += [self._hybrid(name, f"hybrid_{name}", *split) for name in self._names()]
+        return [replace(one, experiment=f"{one.experiment}{BLOCKS}") for one in found]
+
+    def _splits(self) -> list[tuple[str, ...]]:
+        """The overrides of each block of years."""
+        own = self.settings["blocks"]
+        return [
+            (
                 f"++split.validation_years=[{years[0]},{years[1]}]",
                 f"++split.validation_users={own['users']}",
                 "++evaluation.parts=[validation]",
                 f"++seed={own['seed']}",
             )
-            found += [self._run(self._tuned(name), *split) for name in own["baselines"]]
-            found += [self._hybrid(name, f"hybrid_{name}", *split) for name in self._names()]
-        return [replace(one, experiment=f"{one.experiment}{BLOCKS}") for one in found]
+            for years in own["years"]
+        ]
 
     def tests(self, setting: str) -> list[RunConfig]:
         """All learners on test, the hybrid one in a setting."""
         own = self.settings["test"]
         part = "++evaluation.parts=[test]"
         found = [self._hybrid(setting, "hybrid", part)]
-        found += [self._run(self._tuned(name), part) for name in own["learners"]]
+        found += [self._run(*self._tuned(name), part) for name in own["learners"]]
         return [replace(one, seed=seed) for one in found for seed in own["seeds"]]
 
     def minutes(self, stage: str, runs: int) -> float:
         """How long a stage takes if nothing is finished."""
-        return float(runs * self.settings[stage]["seconds"] / self.settings["workers"] / 60)
+        own = self.settings["blocks" if stage == "grids" else stage]
+        seconds = own["grid_seconds"] if stage == "grids" else own["seconds"]
+        return float(runs * seconds / self.settings["workers"] / 60)
 
     def _names(self) -> list[str]:
         return list(self.settings["settings"])
@@ -111,10 +137,13 @@ class Plan:
         arguments = [f"++learner.{key}={value}" for key, value in values.items()]
         return self._run("learner=hybrid", f"++learner.name={name}", *arguments, *overrides)
 
-    def _tuned(self, name: str) -> str:
+    def _tuned(self, name: str) -> list[str]:
+        """The values that blocks chose, or else those that were tuned."""
+        if name in self.chosen:
+            return [f"learner={name}", *self.chosen[name]]
         tuned = f"best/{self.episode}/{name}"
         exists = (CONFIGS / "learner" / f"{tuned}.yaml").exists()
-        return f"learner={tuned if exists else name}"
+        return [f"learner={tuned if exists else name}"]
 
     def _run(self, *overrides: str) -> RunConfig:
         values = self._composed(*overrides)
@@ -137,9 +166,10 @@ def main(arguments: list[str]) -> int:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         plan = Plan(overrides)
         stages, setting = plan.settings["stages"], plan.settings["test"]["setting"]
-        blocks = plan.blocks()
         # what all runs share is made once, and kept on disk for the workers
-        prepare(blocks[0], needs_features=True, progress=plan.progress)
+        prepare(plan.blocks()[0], needs_features=True, progress=plan.progress)
+        plan.chosen = best_values(plan)
+        blocks = plan.blocks()
         records = finished(blocks, plan, "blocks") if "blocks" in stages else []
         setting = setting or best_setting(records)
         if "test" in stages:
@@ -147,6 +177,27 @@ def main(arguments: list[str]) -> int:
     build_report(records, Path(plan.settings["paper"]), console)
     console.print(f"{(time.perf_counter() - begin) / 60:.1f} minutes")
     return 0
+
+
+def best_values(plan: Plan) -> dict[str, list[str]]:
+    """The values of each baseline that are best on average over blocks, as overrides."""
+    grids = plan.grids()
+    records = finished([one for own in grids.values() for one in own], plan, "grids")
+    check_one_version(records, "grids")
+    scores: dict[str, dict[tuple[str, ...], float]] = {}
+    of_each = iter(records)
+    for (name, *given), configs in grids.items():
+        own = [record.selection for record in itertools.islice(of_each, len(configs))]
+        scores.setdefault(name, {})[tuple(given)] = statistics.fmean(
+            value for value in own if value is not None
+        )
+    chosen = {}
+    for name, means in scores.items():
+        best = max(means, key=lambda given: means[given])
+        chosen[name] = list(best)
+        values = ", ".join(one.removeprefix("++learner.") for one in best)
+        console.print(f"  validation nDCG@10 {means[best]:.4f} {name}: {escape(values)}")
+    return chosen
 
 
 def best_setting(records: Sequence[Record]) -> str:
@@ -176,7 +227,4 @@ def finished(configs: Sequence[RunConfig], plan: Plan, stage: str) -> list[Recor
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (MetarecError, HydraException) as problem:
-        sys.exit(f"error: {problem}")
+    run_script(main, HydraException)

@@ -3,7 +3,8 @@
     python experiments/paper.py
     python experiments/paper.py experiment=paper_full
     python experiments/paper.py experiment=main_ml_1m data.folder=FOLDER
-    python experiments/paper.py plan.seeds=[0] 'plan.learners=[popularity,ease]' results=…
+    python experiments/paper.py plan.seeds=[0] 'plan.learners=[popularity,ease]' results=/tmp/r \
+      plan.paper=/tmp/p plan.configs=null
 
 The plan is `configs/experiment/paper.yaml`, or `paper_full.yaml`, or that of another data set,
 `main_ml_1m.yaml` or `main_online_retail.yaml`; overrides go to it and to every run. What is
@@ -14,7 +15,6 @@ complete.
 from __future__ import annotations
 
 import importlib.util
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,8 +32,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report import build_report, update_headers
 from metarec.runs import Record, RunConfig, environment
+from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
 from metarec.runs.learners import build_learner, build_retriever, serves
-from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.parallel import run_many
 from metarec.runs.prepare import prepare
 
@@ -70,6 +70,8 @@ def main(arguments: list[str]) -> int:
                 f"experiment={settings['experiment']} has no plan; choose paper or paper_full, or "
                 "that of another data set, main_ml_1m or main_online_retail"
             )
+        own = [one for one in overrides if not one.startswith("++plan.")]
+        check_keys(overrides, "plan", composed(*own)["plan"])
         planned = list(plan(settings["plan"], overrides))
     encode(planned)
     console.print(expected(len(planned), settings["plan"]))
@@ -225,7 +227,4 @@ def remaining(seconds: float, done: int, total: int) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (MetarecError, HydraException) as problem:
-        sys.exit(f"error: {problem}")
+    run_script(main, HydraException)

@@ -12,7 +12,6 @@ by seed, so that the first is soon complete.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -26,11 +25,11 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from metarec.errors import ConfigError, MetarecError, did_you_mean
+from metarec.errors import ConfigError, did_you_mean
 from metarec.report.protocols import build_report
 from metarec.runs import Record, RunConfig
+from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
 from metarec.runs.learners import build_learner, serves
-from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 
@@ -61,6 +60,8 @@ class Plan:
                 f"experiment={values['experiment']} has no plan of protocols; choose "
                 "experiment=protocols"
             )
+        own = [one for one in overrides if not one.startswith("++plan.")]
+        check_keys(overrides, "plan", compose("config", ["learner=random", *own])["plan"])
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
         self.own_data = any(override.startswith("data=") for override in overrides)
@@ -212,7 +213,4 @@ def _groups() -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (MetarecError, HydraException) as problem:
-        sys.exit(f"error: {problem}")
+    run_script(main, HydraException)

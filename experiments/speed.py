@@ -37,8 +37,8 @@ from metarec.errors import ConfigError, MetarecError, TextError, did_you_mean
 from metarec.features import build_features
 from metarec.learner import Training
 from metarec.runs import RunConfig, environment
+from metarec.runs.command_line import lenient, with_choice
 from metarec.runs.fields import conformed
-from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.prepare import prepare, training_of
 from metarec.runs.resume import write_text
 from metarec.speed.rows import BERT_STEP, BERT_USER, ENCODING, SAMPLING, TRAINING, reached

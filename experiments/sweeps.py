@@ -2,7 +2,8 @@
 
     python experiments/sweeps.py
     python experiments/sweeps.py data=ml-1m data.folder=… 'plan.sweeps=[shots,cold_share]'
-    python experiments/sweeps.py plan.seeds=[0] 'plan.shares=[0.1,0.4]' results=…
+    python experiments/sweeps.py plan.seeds=[0] 'plan.shares=[0.1,0.4]' results=/tmp/r \
+      plan.paper=/tmp/p
 
 The plan is `configs/experiment/sweeps.yaml`; overrides go to it and to every run, but a sweep sets
 what it is about. What is finished is skipped, so that an interrupted call goes on; seed by seed, so
@@ -11,7 +12,6 @@ that the first is soon complete.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,8 +28,8 @@ from rich.markup import escape
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report.sweeps import build_report
 from metarec.runs import RunConfig, SplitConfig
+from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
 from metarec.runs.learners import build_learner, serves
-from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 from metarec.runs.share import covers
@@ -55,6 +55,8 @@ class Plan:
             raise ConfigError(
                 f"experiment={values['experiment']} has no plan of sweeps; choose experiment=sweeps"
             )
+        own = [one for one in overrides if not one.startswith("++plan.")]
+        check_keys(overrides, "plan", compose("config", [*own, "learner=random"])["plan"])
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
         task, feedback = values["episode"]["task"], values["episode"]["feedback"]
@@ -172,7 +174,4 @@ def name_of(config: RunConfig) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (MetarecError, HydraException) as problem:
-        sys.exit(f"error: {problem}")
+    run_script(main, HydraException)

@@ -32,7 +32,7 @@ from rich.table import Table
 from metarec.errors import ConfigError, MetarecError
 from metarec.report.tuning import build_report
 from metarec.runs import RunConfig
-from metarec.runs.overrides import lenient, with_choice
+from metarec.runs.command_line import lenient, run_script, with_choice
 from metarec.runs.tuning import Trial, Tuning, TuningSettings, tune
 from metarec.runs.tuning_files import TUNING, kind_of, write_tuning
 
@@ -123,9 +123,10 @@ def score_of(trial: Trial) -> str:
     return escape(f"failed: {trial.error}" if trial.error else "–")
 
 
-if __name__ == "__main__":
+def script(arguments: list[str]) -> int:
+    """All tunings of a call, and then their tables; returns the exit status."""
     groups = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
-    sys.argv[1:] = with_choice("experiment=tuning", lenient(sys.argv[1:], groups))
+    sys.argv[1:] = with_choice("experiment=tuning", lenient(arguments, groups))
     main()
     try:
         for (paper, episode), names in tuned.items():
@@ -134,4 +135,8 @@ if __name__ == "__main__":
         failed.append(f"the tables: {error}")
     if failed:
         console.print(f"[red]failed[/red]: {', '.join(map(escape, failed))}")
-    sys.exit(1 if failed else 0)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    run_script(script)

@@ -3,7 +3,8 @@
     python experiments/what_to_adapt.py
     python experiments/what_to_adapt.py data=online-retail data.folder=… episode=implicit \
       results=results/online-retail plan.paper=paper/online-retail
-    python experiments/what_to_adapt.py plan.seeds=[0] 'plan.adapted=[head,lora]' results=…
+    python experiments/what_to_adapt.py plan.seeds=[0] 'plan.adapted=[head,lora]' \
+      results=/tmp/r plan.paper=/tmp/p
 
 The plan is `configs/experiment/what_to_adapt.yaml`. First the baselines are measured on validation,
 and the best draws the candidates of all; then the inner learning rate of each choice is chosen, on
@@ -14,7 +15,6 @@ goes on.
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -28,12 +28,12 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from metarec.errors import ConfigError, MetarecError
+from metarec.errors import ConfigError
 from metarec.report.choices import SECONDS
 from metarec.report.what_to_adapt import build_report
 from metarec.runs import Record, RunConfig
+from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
 from metarec.runs.learners import serves
-from metarec.runs.overrides import lenient, with_choice
 from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 from metarec.runs.store import check_one_version
@@ -59,6 +59,8 @@ class Plan:
                 f"experiment={values['experiment']} has no plan of what adapts; choose "
                 "experiment=what_to_adapt"
             )
+        own = [one for one in overrides if not one.startswith("++plan.")]
+        check_keys(overrides, "plan", compose("config", [*own, "learner=random"])["plan"])
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
         self.episode: str = values["episode"]["feedback"]
@@ -252,7 +254,4 @@ def finished(
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (MetarecError, HydraException) as problem:
-        sys.exit(f"error: {problem}")
+    run_script(main, HydraException)

@@ -42,16 +42,18 @@ class ALS:
 
     Meta-train is fitted by the `implicit` library. A new task's factors solve
     `(Y'Y + Y'(C - I)Y + regularisation I) x = Y'C p` (their eq. 4) with confidence
-    `c = 1 + alpha` and preference `p = 1` for a positive, and `c = 1 + alpha * dislike_weight`,
-    `p = 0` for a label 0. Serves user tasks and item tasks. The score of a support candidate
-    rests on itself, so it must not be ranked.
+    `c = 1 + alpha` and preference `p = 1` for a positive, and for a label 0
+    `c = 1 + alpha * |dislike_weight|` and `p = 1` where `dislike_weight` is above 0 (what was
+    chosen to be rated is of interest), `p = 0` where it is below. Serves user tasks and item
+    tasks. The score of a support candidate rests on itself, so it must not be ranked.
 
     Args:
         factors: number of factors.
         regularisation: weight of the squared norms of the factors.
         alpha: how much more a positive counts than an unobserved pair.
         iterations: number of alternations.
-        dislike_weight: how much a label 0 counts as a seen negative, as a share of `alpha`.
+        dislike_weight: weight of a label 0 beside that of a positive, from -1 to 1: above 0 it
+            counts for a candidate, below 0 against it, and at 0 it is as an unobserved pair.
         prior: what a task without a shot of weight is scored with: `popularity` or `none` (ties).
     """
 
@@ -72,7 +74,7 @@ class ALS:
         require("ALS", "regularisation", self.regularisation, 0, strict=True)
         require("ALS", "alpha", self.alpha, 0, strict=True)
         require("ALS", "iterations", self.iterations, 1)
-        require("ALS", "dislike_weight", self.dislike_weight, 0)
+        require("ALS", "dislike_weight", self.dislike_weight, -1)
         require_choice("ALS", "prior", self.prior, PRIORS)
 
     def predicts(self, feedback: Feedback) -> Predicts:
@@ -94,11 +96,10 @@ class ALS:
         # as that of a preference 0.
         signed = np.array([2.0, -1.0, 0.0])
         matrix = interactions(training, signed)
-        disliked = -(1 + self.alpha * self.dislike_weight)
+        sign = np.sign(self.dislike_weight)
+        disliked = sign * (1 + self.alpha * abs(self.dislike_weight))
         matrix.data = np.where(matrix.data > 0, 1 + self.alpha, disliked)
-        if self.dislike_weight == 0:
-            matrix.data[matrix.data < 0] = 0
-            matrix.eliminate_zeros()
+        matrix.eliminate_zeros()
         with threadpool_limits(1):
             model = AlternatingLeastSquares(
                 factors=self.factors,
@@ -129,16 +130,18 @@ class ALS:
         """Returns the factors of each task, solved for with the candidates' factors fixed."""
         support = clean(support)
         liked = support.mask & (support.labels > 0)
-        extra = np.where(liked, self.alpha, self.alpha * self.dislike_weight) * support.mask
+        of_disliked = self.alpha * abs(self.dislike_weight)
+        extra = np.where(liked, self.alpha, of_disliked) * support.mask
+        preferred = support.mask if self.dislike_weight > 0 else liked
         rows = meta_parameters["factors"][support.candidates].astype(np.float64)
         system = (
             meta_parameters["gram"]
             + self.regularisation * np.eye(rows.shape[2])
             + np.matmul(rows.transpose(0, 2, 1), rows * extra[:, :, None])
         )
-        right = ((1 + extra) * liked)[:, None, :] @ rows
+        right = ((1 + extra) * preferred)[:, None, :] @ rows
         solved = np.linalg.solve(system, right.transpose(0, 2, 1))[:, :, 0]
-        return ALSTasks(solved, np.asarray(liked.any(axis=1)), meta_parameters)
+        return ALSTasks(solved, np.asarray(preferred.any(axis=1)), meta_parameters)
 
     def score(
         self, fast_weights: ALSTasks, candidates: Int32[np.ndarray, " c"]

@@ -161,7 +161,7 @@ def _book(values: Sequence[object], counts: Counter[str]) -> tuple[str | None, .
         if both is not None:
             counts["books whose author stood in the title, put right"] += 1
             title, author, year, publisher = both[1], both[2], author, year
-    if year is not None and not (year.isdigit() and _YEARS[0] <= int(year) <= _YEARS[1]):
+    if year is not None and not (year.isdecimal() and _YEARS[0] <= int(year) <= _YEARS[1]):
         counts[f"years of books outside {_YEARS[0]} to {_YEARS[1]}, taken as missing"] += 1
         year = None
     return title, author, year, publisher

@@ -225,21 +225,25 @@ def _times(rows: _Rows, column: str, unit: str, time_format: str | None) -> Int6
     rows.reject(series.isna().to_numpy(dtype=bool), column, "missing time")
     if pd.api.types.is_datetime64_any_dtype(series.dtype):
         return _seconds(pd.to_datetime(series, utc=True))
-    if pd.api.types.is_integer_dtype(series.dtype) and not series.hasnans:
+    if time_format is not None:
+        seconds, readable = _moments(series, time_format)
+        rows.reject(~readable, column, f"time is not written as {time_format}")
+    elif pd.api.types.is_integer_dtype(series.dtype) and not series.hasnans:
         seconds = series.to_numpy(dtype=np.int64) // _UNITS[unit]
-        readable = np.ones(len(seconds), dtype=bool)
     else:
-        values = _numbers(series) if time_format is None else np.full(len(series), np.nan)
-        if np.isfinite(values[rows.alive]).any():
-            readable = np.isfinite(values) & (np.abs(values) < 2.0**62)
-            seconds = np.floor(np.where(readable, values, 0) / _UNITS[unit]).astype(np.int64)
-        else:
-            moments = pd.to_datetime(
-                series.astype("str"), format=time_format or "ISO8601", utc=True, errors="coerce"
-            )
-            readable = moments.notna().to_numpy(dtype=bool)
-            seconds = _seconds(moments.where(readable, pd.Timestamp(0, tz="UTC")))
-    rows.reject(~readable, column, "time is neither a number nor ISO 8601 text")
+        values = _numbers(series)
+        number = np.isfinite(values) & (np.abs(values) < 2.0**62)
+        seconds, moment = _moments(series, "ISO8601")
+        moment = moment & ~number
+        rows.reject(~number & ~moment, column, "time is neither a number nor ISO 8601 text")
+        seconds = np.where(
+            number, np.floor(np.where(number, values, 0) / _UNITS[unit]).astype(np.int64), seconds
+        )
+        # what most rows are; a lone 0 among dates is no time
+        numbers, moments = (int((kind & rows.alive).sum()) for kind in (number, moment))
+        odd = moment if numbers >= moments else number
+        other = "text among numbers" if numbers >= moments else "a number among ISO 8601 texts"
+        rows.reject(odd, column, f"time is {other}")
     far = rows.alive & (np.abs(seconds) >= _LATEST_SECOND)
     if far.any() and far.sum() == rows.alive.sum():
         raise DataError(
@@ -248,6 +252,21 @@ def _times(rows: _Rows, column: str, unit: str, time_format: str | None) -> Int6
         )
     rows.reject(far, column, "time is past the year 5000")
     return seconds
+
+
+def _moments(
+    series: pd.Series, time_format: str
+) -> tuple[Int64[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
+    """Seconds of times in text, and which could be read."""
+    text = series.astype("str")
+    if time_format != "ISO8601":
+        written = pd.Timestamp("2011-11-11 11:11:11").strftime(time_format)
+        if written.isdigit():
+            # read as a number, it has lost the zeros that it began with
+            text = text.str.zfill(len(written))
+    moments = pd.to_datetime(text, format=time_format, utc=True, errors="coerce")
+    readable = moments.notna().to_numpy(dtype=bool)
+    return _seconds(moments.where(readable, pd.Timestamp(0, tz="UTC"))), readable
 
 
 def _seconds(moments: pd.Series) -> Int64[np.ndarray, " n"]:

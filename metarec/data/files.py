@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import codecs
 import csv
 import gzip
 import io
@@ -92,8 +93,16 @@ def read_header(path: Path, separator: str, encoding: str, quoting: Quoting) -> 
     """Returns the column names in the first line of a text file."""
     if not path.is_file():
         raise DataError(f"{path} is not a file; check the name ({_neighbours(path.parent)})")
-    header = _parse(path, path, nrows=0, sep=separator, encoding=encoding, quoting=quoting)
-    return [str(column) for column in header.columns]
+    if len(separator) != 1:
+        raise ConfigError(f"separator={separator!r} must be one character")
+    given = {"sep": separator, "encoding": encoding, "quoting": quoting}
+    first = _parse(path, path, nrows=1, header=None, dtype=str, **given)
+    names = [str(name) for name in first.iloc[0].dropna()] if len(first) else []
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise DataError(
+            f"{path} has {names.count(repeated[0])} columns {repeated[0]!r}; rename all but one"
+        )
+    return [str(column) for column in _parse(path, path, nrows=0, **given).columns]
 
 
 def read_headless(path: Path, names: Sequence[str], separator: str) -> Table:
@@ -171,7 +180,7 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path} is not a file; check the name ({_neighbours(path.parent)})")
     try:
         with _open(path) as file:
-            return file.read()
+            return file.read().removeprefix(codecs.BOM_UTF8)
     except BROKEN as error:
         raise unreadable(path, error) from error
 
@@ -328,6 +337,10 @@ def _parse(path: Path, source: Path | io.BytesIO, **options: Any) -> pd.DataFram
         ) from error
     except BROKEN as error:
         raise unreadable(path, error) from error
+    except ValueError as error:
+        if "zip" not in str(error).lower():
+            raise
+        raise DataError(f"{path} does not hold one table alone; unpack it first") from error
 
 
 def _read_parquet(path: Path, wanted: list[str] | None, hints: Mapping[str, str] | None) -> Table:
@@ -350,8 +363,9 @@ def _read_excel(path: Path, wanted: list[str] | None, hints: Mapping[str, str] |
             f"{path} is an Excel file; `pip install openpyxl`, or save it as CSV"
         ) from error
     try:
-        frame = pd.read_excel(path, dtype=str)
-    except (ValueError, KeyError, *BROKEN) as error:
+        # ids such as NA and null are text, as in a CSV file
+        frame = pd.read_excel(path, dtype=str, keep_default_na=False, na_values=[""])
+    except (ImportError, ValueError, KeyError, *BROKEN) as error:
         raise unreadable(path, error) from error
     require_columns(path, [str(column) for column in frame.columns], wanted or [], hints)
     if wanted is not None:

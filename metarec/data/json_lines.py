@@ -55,4 +55,17 @@ def _record(line: bytes) -> Record | None:
         record = json.loads(line)
     except ValueError:  # not JSON, or not UTF-8
         return None
+    if b"\\ud" in line.lower():
+        record = _mended(record)
     return record if isinstance(record, dict) else None
+
+
+def _mended(value: Any) -> Any:
+    """Half of a pair of surrogates, which is no text, becomes the sign for what is unknown."""
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_mended(one) for one in value]
+    if isinstance(value, dict):
+        return {_mended(key): _mended(one) for key, one in value.items()}
+    return value

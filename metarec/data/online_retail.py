@@ -149,6 +149,9 @@ def _most_frequent(frame: pd.DataFrame, key: str, column: str) -> pd.Series:
 
 
 def _time_format(times: pd.Series) -> str | None:
-    """ISO 8601, or the American format that spreadsheets write when they save the file as CSV."""
-    american = times.head(1).str.fullmatch(r"\d{1,2}/\d{1,2}/\d{4} \d{1,2}:\d{2}", na=False)
-    return "%m/%d/%Y %H:%M" if american.any() else None
+    """ISO 8601, or what spreadsheets write when they save the file as CSV: American or British."""
+    parts = times.str.extract(r"^(\d{1,2})/(\d{1,2})/\d{4} \d{1,2}:\d{2}$")
+    if not parts[0].notna().any():
+        return None
+    day_first = pd.to_numeric(parts[0]).max() > 12
+    return "%d/%m/%Y %H:%M" if day_first else "%m/%d/%Y %H:%M"

@@ -53,10 +53,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         records = [record for folder in options.results for record in read_records(folder)]
         console = Console()
-        build_report(records, options.paper, console, options.allow_mixed_versions, options.tables)
+        written = build_report(
+            records, options.paper, console, options.allow_mixed_versions, options.tables
+        )
         if options.readme is not None:
             table = options.paper / "tables" / "main.md"
-            if not table.is_file():
+            # one that an earlier call left is not of these records
+            if table not in written:
                 raise RunError(
                     f"no {table}: there are no records of user tasks with binary or implicit "
                     "feedback; leave --readme out"

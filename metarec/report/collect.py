@@ -123,7 +123,9 @@ def finished_records(records: Sequence[Record], allow_mixed_versions: bool) -> l
     Raises:
         RunError: if none is left, or they are of different versions and that is not allowed.
     """
-    finished = [r for r in records if r.status == "finished" and _tests(r)]
+    # a folder that is named twice holds each run once
+    distinct = {record.path.resolve(): record for record in records}.values()
+    finished = [r for r in distinct if r.status == "finished" and _tests(r)]
     if not finished:
         failed = failed_records(records)
         why = f"; {len(failed)} failed: {_names(failed)}" if failed else ""

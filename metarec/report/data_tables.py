@@ -242,4 +242,5 @@ def _percent(share: float) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     aligned = ["---", *["--:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, aligned, *rows))
+    cells = ([cell.replace("|", r"\|") for cell in row] for row in (head, aligned, *rows))
+    return "\n".join(f"| {' | '.join(row)} |" for row in cells)

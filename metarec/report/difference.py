@@ -129,8 +129,10 @@ def _settings(results: Results) -> str:
     """The settings of the two learners, as their records have them."""
     parts = []
     for variant in (META, TRANSFER):
-        config = next(one.config for one in results.records if one.learner == variant.learner)
-        arguments = config.learner.arguments
+        own = [one.config for one in results.records if one.learner == variant.learner]
+        if not own:
+            continue
+        arguments = own[0].learner.arguments
         chosen = [f"{name} {arguments[name]}" for name in _CHOSEN if name in arguments]
         parts.append(f"{variant.learner} ({', '.join(chosen)})")
     return " and ".join(parts)

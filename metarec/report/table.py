@@ -162,6 +162,7 @@ class Table:
             for cell in row.cells
             if cell.estimate is not None
             and not math.isnan(cell.estimate.low)
+            and cell.estimate.episodes
             and (cell.source is None or cell.source.learner not in ONE_SEED)
         ]
         if not estimates:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from metarec.consumed import Ledger
+from metarec.errors import RunError
 from metarec.learner import Learner, check_served
 from metarec.runs import environment
 from metarec.runs.config import RunConfig
@@ -47,6 +48,7 @@ def run(
         The record of the finished run.
 
     Raises:
+        RunError: if there cannot be a folder of results.
         Exception: whatever made the run fail, after the record of the failure was written.
     """
     begin = time.perf_counter()
@@ -55,6 +57,13 @@ def run(
     provisional = root / run_name(config, config.hash("", ""))
     path = provisional
     hash_, materials = config.hash("", ""), None
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(
+            f"results={results}: {root} cannot be made ({error}); choose a folder that can be "
+            "written to"
+        ) from error
     try:
         learner, materials = _prepared(config, progress)
         hash_ = materials.run_hash(config)

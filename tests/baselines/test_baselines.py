@@ -227,7 +227,7 @@ def test_ease_minimises_its_loss(seed: int, n_tasks: int, regularisation: float)
     assert abs(np.diag(b)).max() < 1e-6
 
 
-@pytest.mark.parametrize("dislike_weight", [0.0, 0.5])
+@pytest.mark.parametrize("dislike_weight", [-0.5, 0.0, 0.5])
 def test_als_folds_a_task_in_by_the_normal_equations(dislike_weight: float) -> None:
     learner = ALS(factors=3, regularisation=0.7, alpha=4.0, dislike_weight=dislike_weight)
     given_training = training(matrix())
@@ -236,11 +236,20 @@ def test_als_folds_a_task_in_by_the_normal_equations(dislike_weight: float) -> N
     for t, shots in enumerate(SHOTS[:2]):
         confidence, preference = np.ones(N_CANDIDATES), np.zeros(N_CANDIDATES)
         for candidate, label in shots.items():
-            confidence[candidate] += 4.0 * (1.0 if label else dislike_weight)
-            preference[candidate] = label
+            confidence[candidate] += 4.0 * (1.0 if label else abs(dislike_weight))
+            preference[candidate] = label or dislike_weight > 0
         left = y.T @ np.diag(confidence) @ y + 0.7 * np.eye(3)
         x = np.linalg.solve(left, y.T @ (confidence * preference))
         assert got[t] == pytest.approx(y @ x, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("make", [ItemKNN, EASE, ALS])
+def test_a_dislike_of_full_weight_counts_as_a_like_does(make: Any) -> None:
+    liked = np.where(np.isnan(matrix()), np.nan, 1.0).astype(np.float32)
+    alike = [dict.fromkeys(shots, 1.0) for shots in SHOTS]
+    found = scores(make(dislike_weight=1.0, prior="none"), training(matrix()), support(*SHOTS))
+    expected = scores(make(prior="none"), training(liked), support(*alike))
+    assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
 def test_als_of_the_library_stands_where_the_fold_in_puts_the_candidates() -> None:

@@ -267,3 +267,11 @@ def test_many_lines_are_read_as_few_are(of_2018):
     dataset = load_2018(of_2018, metadata=False)
     assert (len(dataset), dataset.n_users, dataset.n_items) == (10_000, 97, 10_000)
     assert dataset.times.tolist() == list(range(10_000))
+
+
+def test_half_of_a_pair_of_surrogates_becomes_the_sign_for_what_is_unknown(of_2018, tmp_path):
+    items = [{**ITEMS_2018[0], "title": "abc\ud83d"}, *ITEMS_2018[1:]]
+    (tmp_path / "meta_All_Beauty.json.gz").write_bytes(gzip.compress(lines(items)))
+    dataset = load_dataset("amazon-2018", folder=of_2018, category="All_Beauty")
+    assert "abc\N{REPLACEMENT CHARACTER}" in dataset.item_text["title"].tolist()
+    assert len(dataset.checksum) == 64

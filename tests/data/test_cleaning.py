@@ -200,6 +200,7 @@ TIMES = {
     "ISO 8601": ("2010-12-01T08:26:00", {}),
     "ISO 8601 with a space": ("2010-12-01 08:26:00", {}),
     "a time zone": ("2010-12-01T09:26:00+01:00", {}),
+    "a format of digits alone": ("20101201082600", {"time_format": "%Y%m%d%H%M%S"}),
     "a format": ("12/1/2010 8:26", {"time_format": "%m/%d/%Y %H:%M"}),
     "datetime": (pd.Timestamp("2010-12-01 08:26:00.5"), {}),
     "datetime with a zone": (pd.Timestamp("2010-12-01 09:26:00+01:00"), {}),
@@ -293,3 +294,32 @@ def test_the_order_of_the_file_changes_neither_the_numbering_nor_who_likes_what(
         for d in (one, other)
     ]
     assert columns[0] == columns[1]
+
+
+def test_digits_in_a_given_format_are_no_seconds_though_they_were_read_as_numbers():
+    rows = [("u1", "i1", 4, 31122014), ("u2", "i1", 4, 1012015)]
+    found = cleaned(rows, time_format="%d%m%Y").times.tolist()
+    assert found == [1419984000, 1420070400]
+
+
+@pytest.mark.parametrize(
+    ("times", "reason", "kept"),
+    [
+        (["2020-01-01", "2020-01-02", "0"], "time is a number among ISO 8601 texts", 2),
+        (["10", "20", "2020-01-02"], "time is text among numbers", 2),
+        (["2020-01-01", "soon", "2020-01-02"], "time is neither a number nor ISO 8601 text", 2),
+    ],
+)
+def test_a_time_of_another_kind_than_most_is_dropped_alone_and_by_its_reason(times, reason, kept):
+    rows = [(f"u{row}", "i1", 4, time) for row, time in enumerate(times)]
+    found = cleaned(rows, on_bad_rows="drop")
+    assert len(found) == kept
+    assert found.report.dropped == {reason: 1}
+    with pytest.raises(DataError, match=reason):
+        cleaned(rows)
+
+
+def test_a_time_that_is_not_written_as_was_said_is_named_so():
+    rows = [("u1", "i1", 4, "12/31/2020"), ("u2", "i1", 4, "2020-01-02")]
+    with pytest.raises(DataError, match=r"line 3.*time is not written as %m/%d/%Y"):
+        cleaned(rows, time_format="%m/%d/%Y")

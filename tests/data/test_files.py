@@ -256,3 +256,36 @@ def test_an_escaped_quote_ends_no_field_and_lines_are_still_counted(table_file):
 def test_a_missing_folder_says_the_remedy_that_it_is_given(tmp_path):
     with pytest.raises(DataError, match=r"there is no folder .*away; ask for it"):
         find_folder("mine", tmp_path / "away", ("a.csv",), "ask for it")
+
+
+def test_two_columns_of_one_name_are_an_error(table_file):
+    with pytest.raises(DataError, match=r"has 2 columns 'rating'; rename all but one"):
+        read_table(table_file("user,rating,rating\nu,1,2\n"), ["user", "rating"])
+
+
+@pytest.mark.parametrize("separator", ["::", ""])
+def test_a_separator_that_is_no_character_is_an_error(table_file, separator):
+    with pytest.raises(ConfigError, match="must be one character"):
+        read_table(table_file(CSV), separator=separator)
+
+
+@pytest.mark.parametrize("members", [[], ["a.csv", "__MACOSX/._a.csv"]])
+def test_an_archive_of_no_or_several_files_is_to_be_unpacked(tmp_path, members):
+    with zipfile.ZipFile(tmp_path / "a.csv.zip", "w") as archive:
+        for member in members:
+            archive.writestr(member, CSV)
+    with pytest.raises(DataError, match=r"a\.csv\.zip does not hold one table alone; unpack it"):
+        read_table(tmp_path / "a.csv.zip")
+
+
+def test_the_mark_that_some_editors_put_before_utf_8_is_no_part_of_an_id(table_file):
+    rows, _ = read_fields(table_file(b"\xef\xbb\xbf1::Heat\n2::Jaws\n", "m.dat"), "::", 2)
+    assert rows == [["1", "Heat"], ["2", "Jaws"]]
+
+
+def test_ids_that_excel_takes_for_missing_are_text(tmp_path):
+    frame = pd.DataFrame({"user": ["NA", "null", ""], "item": ["a", "b", "c"]})
+    frame.to_excel(tmp_path / "r.xlsx", index=False)
+    found = read_table(tmp_path / "r.xlsx").frame["user"]
+    assert found[:2].tolist() == ["NA", "null"]
+    assert found.isna().tolist() == [False, False, True]

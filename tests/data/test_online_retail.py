@@ -86,6 +86,15 @@ def test_american_dates_of_a_spreadsheet_are_read(shop):
     assert dataset.times.tolist() == [seconds("2010-12-01 08:26")]
 
 
+def test_british_dates_are_told_by_a_day_that_is_no_month(shop):
+    rows = [
+        f"53636{day},71053,LANTERN,6,{day:02d}/12/2010 8:26,2.55,1785{day},United Kingdom"
+        for day in (1, 13)
+    ]
+    dataset = load_dataset("online-retail", folder=shop(*rows))
+    assert dataset.times.tolist() == [seconds(f"2010-12-{day:02d} 08:26") for day in (1, 13)]
+
+
 def test_a_compressed_copy_is_read(shop, tmp_path):
     folder = shop(*ROWS)
     expected = load_dataset("online-retail", folder=folder).checksum

@@ -61,10 +61,12 @@ def hybrid(
             "plan.workers=1",
             "plan.blocks.years=[[1990, 1990], [1991, 1991]]",
             "plan.blocks.baselines=[popularity]",
+            "~plan.blocks.grids",
+            "+plan.blocks.grids={item_knn: {neighbours: [1, null], dislike_weight: [0.5]}}",
             "~plan.settings",
             f"+plan.settings={{as_it_is: {SMALL % ''}, no_text: {SMALL % ', knn_weight: 0.0'}}}",
             "plan.test.seeds=[0]",
-            "plan.test.learners=[predicted_popularity]",
+            "plan.test.learners=[item_knn, predicted_popularity]",
             f"plan.paper={tmp_path / 'paper'}",
             *overrides,
             tiny=False,
@@ -96,7 +98,19 @@ def test_blocks_choose_the_setting_that_meets_the_test(
     best = max(means, key=lambda name: means[name])
     assert f"{best} is chosen" in printed
     tested = load_records(tmp_path / "results", "hybrid")
-    assert [record.learner for record in tested] == ["hybrid", "predicted_popularity"]
+    names = ["hybrid", "item_knn", "predicted_popularity"]
+    assert [record.learner for record in tested] == names
+    # the baseline meets the test with the values that are best over the blocks
+    grids = load_records(tmp_path / "results", "hybrid_grids")
+    assert {record.config.evaluation.parts for record in grids} == {("validation",)}
+    scores = {}
+    for record in grids:
+        neighbours = record.config.learner.arguments["neighbours"]
+        scores[neighbours] = scores.get(neighbours, 0.0) + (record.selection or 0.0)
+    assert scores.keys() == {1, None}
+    arguments = tested[1].config.learner.arguments
+    assert scores[arguments["neighbours"]] == max(scores.values())
+    assert arguments["dislike_weight"] == 0.5
     assert tested[0].config.learner.arguments["knn_weight"] == (
         0.0 if best == "hybrid_no_text" else 0.25
     )

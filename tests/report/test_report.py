@@ -192,6 +192,36 @@ def test_the_command_refuses_mixed_versions_unless_told(make_record, tmp_path, m
     assert main(["results/paper", "--allow-mixed-versions"]) == 0
 
 
+def test_a_folder_that_is_named_twice_holds_each_run_once(make_record, tmp_path, monkeypatch):
+    make_record("ease")
+    monkeypatch.chdir(tmp_path)
+    assert main(["results/paper", "results/paper"]) == 0
+
+
+def test_the_readme_gets_no_table_that_an_earlier_call_left(
+    make_record, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    readme = write_text(tmp_path / "README.md", MARKED)
+    make_record("ease")
+    assert main(["results/paper", "--readme", "README.md"]) == 0
+    before = readme.read_text()
+    (item,) = [make_record("ease", kind="item", experiment="items")]
+    assert main([str(item.path.parent), "--readme", "README.md"]) == 1
+    assert "leave --readme out" in capsys.readouterr().err
+    assert readme.read_text() == before
+
+
+def test_a_learner_that_failed_on_item_tasks_leaves_the_difference_on_users(make_record, tmp_path):
+    records = [make_record(name, kind=kind) for name, kind in (
+        ("maml", "user"), ("transfer", "user"), ("maml", "item"),
+    )]  # fmt: skip
+    build_report(records, tmp_path / "paper")
+    table = (tmp_path / "paper" / "tables" / "meta_minus_transfer.md").read_text()
+    assert "User tasks" in table
+    assert "Item tasks" not in table
+
+
 def test_importing_the_report_is_light():
     heavy = "matplotlib", "scipy", "sklearn", "torch", "rich", "pandas"
     code = (

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from metarec.data.dataset import Dataset
-from metarec.errors import ConfigError, DataError, EpisodeError, LearnerError, TextError
+from metarec.errors import ConfigError, DataError, EpisodeError, LearnerError, RunError, TextError
 from metarec.runs import Record, RunConfig, load_records, run
 from metarec.runs.resume import Checkpointer
 
@@ -472,6 +472,16 @@ def test_a_look_at_validation_takes_so_many_tasks(
     run(make_config(evaluation={"look_tasks": 3}), tmp_path / "results")
     assert seen
     assert set(seen) == {3}
+
+
+def test_where_there_can_be_no_results_nothing_is_run(
+    make_config: Make, fakes: ModuleType, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    fits = len(fakes.Walk.fitted)
+    with pytest.raises(RunError, match=r"results=.*file: .* cannot be made"):
+        run(make_config(), tmp_path / "file")
+    assert len(fakes.Walk.fitted) == fits
 
 
 def test_a_training_that_nothing_can_stop_is_an_error(make_config: Make, tmp_path: Path) -> None:

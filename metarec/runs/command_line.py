@@ -1,0 +1,86 @@
+"""Command lines of scripts: unknown keys are named, errors that a user can mend are a line."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Collection, Sequence
+from typing import NoReturn
+
+from metarec.errors import ConfigError, MetarecError, did_you_mean
+
+_VALUE = re.compile(r"([A-Za-z_]\w*)(\.\w+)*=")
+
+
+def lenient(arguments: Sequence[str], groups: Collection[str]) -> list[str]:
+    """Lets a composer of configurations set any key, known to its YAML or not.
+
+    A key that is not in the YAML is either one that the YAML leaves out, which is fine, or unknown,
+    which `RunConfig.from_dict` says better: with the nearest known one.
+
+    Args:
+        arguments: such as `learner=maml`, `seed=1`, `learner.inner_steps=5`, `-m`.
+        groups: names of configuration groups, whose choice stays as it is.
+
+    Returns:
+        The arguments, with `++` (set or add) before those that give a key its value.
+    """
+    result = []
+    for argument in arguments:
+        match = _VALUE.match(argument)
+        is_value = match is not None and match[1] != "hydra"
+        is_choice = match is not None and match[2] is None and match[1] in groups
+        result.append(f"++{argument}" if is_value and not is_choice else argument)
+    return result
+
+
+def check_keys(overrides: Sequence[str], section: str, known: Collection[str]) -> None:
+    """Refuses overrides of a section by keys that it does not have.
+
+    Args:
+        overrides: as `lenient` returns them.
+        section: such as `plan`.
+        known: its keys.
+
+    Raises:
+        ConfigError: naming the key and the nearest known one.
+    """
+    for override in overrides:
+        parts = override.lstrip("+~").partition("=")[0].split(".")
+        if parts[0] == section and len(parts) > 1 and parts[1] not in known:
+            raise ConfigError(
+                f"unknown key '{section}.{parts[1]}'{did_you_mean(parts[1], sorted(known))}"
+            )
+
+
+def with_choice(choice: str, arguments: Sequence[str]) -> list[str]:
+    """Adds a choice beside the other overrides, which command lines want in one piece.
+
+    Args:
+        choice: such as `experiment=tuning`.
+        arguments: overrides and options such as `-m`, before or after them.
+    """
+    is_override = ("=" in argument and not argument.startswith("-") for argument in arguments)
+    first = next((at for at, found in enumerate(is_override) if found), len(arguments))
+    return [*arguments[:first], choice, *arguments[first:]]
+
+
+def run_script(main: Callable[[list[str]], int], *expected: type[Exception]) -> NoReturn:
+    """Calls the main function of a script and ends the process with its status.
+
+    An error of metarec, or one that is expected, is told in a line; after Ctrl-C it is said that
+    the same call goes on where this one stopped.
+
+    Args:
+        main: from the arguments of the command line to the exit status.
+        *expected: errors of others that a user can mend, such as Hydra's.
+    """
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        print("interrupted; what is finished is kept, and the same call goes on", file=sys.stderr)
+        sys.exit(130)
+    except MetarecError as problem:
+        sys.exit(f"error: {problem}")
+    except expected as problem:
+        sys.exit(f"error: {problem}")
