@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64
+from jaxtyping import Bool, Float32, Float64, Int32
 from scipy.sparse import csr_array
 
 from metarec.errors import ConfigError, did_you_mean
@@ -134,12 +134,31 @@ def fit_prior(training: Training, prior: str) -> Float32[np.ndarray, " n_candida
 
 
 def with_prior(
-    scores: Float64[np.ndarray, "tasks c"],
+    scores: Float64[np.ndarray, "tasks n_candidates"],
     informed: Bool[np.ndarray, " tasks"],
-    prior: Float32[np.ndarray, " c"],
+    prior: Float32[np.ndarray, " n_candidates"],
+    weight: float,
+    candidates: Int32[np.ndarray, " c"],
 ) -> Float32[np.ndarray, "tasks c"]:
-    """Returns the scores, and the prior for the tasks that are not informed."""
-    return np.where(informed[:, None], scores, prior).astype(np.float32)
+    """Returns the scores of candidates, and the prior for the tasks that are not informed.
+
+    Args:
+        scores: [T, n_candidates] of every candidate.
+        informed: [T] whether any shot of the task counts.
+        prior: [n_candidates] from `fit_prior`.
+        weight: of the prior beside the scores of an informed task: its logarithm, standardised over
+            the candidates that somebody likes and in standard deviations of the task's scores of
+            these.
+        candidates: [C] whose scores are wanted.
+    """
+    ranked = scores[:, candidates]
+    liked = prior > 0
+    if weight and liked.any():
+        logs = np.log1p(prior.astype(np.float64))
+        standard = (logs - logs[liked].mean()) / (logs[liked].std() or 1.0)
+        spread = scores[:, liked].std(axis=1, keepdims=True)
+        ranked = ranked + weight * spread * standard[candidates]
+    return np.where(informed[:, None], ranked, prior[candidates]).astype(np.float32)
 
 
 def shrunk_means(

@@ -16,6 +16,7 @@ from metarec.baselines._shared import (
     interactions,
     require,
     require_choice,
+    with_prior,
 )
 from metarec.errors import LearnerError
 from metarec.learner import Feedback, MetaParameters, Predicts, Support, Training
@@ -55,6 +56,8 @@ class ALS:
         dislike_weight: weight of a label 0 beside that of a positive, from -1 to 1: above 0 it
             counts for a candidate, below 0 against it, and at 0 it is as an unobserved pair.
         prior: what a task without a shot of weight is scored with: `popularity` or `none` (ties).
+        prior_weight: of the prior beside the scores of a task with such shots, in their standard
+            deviations.
     """
 
     factors: int = 16
@@ -63,6 +66,7 @@ class ALS:
     iterations: int = 15
     dislike_weight: float = 0.0
     prior: str = "popularity"
+    prior_weight: float = 0.0
 
     serves: ClassVar[frozenset[str]] = BOTH
     accepts: ClassVar[frozenset[str]] = frozenset({"binary", "implicit"})
@@ -76,6 +80,7 @@ class ALS:
         require("ALS", "iterations", self.iterations, 1)
         require("ALS", "dislike_weight", self.dislike_weight, -1)
         require_choice("ALS", "prior", self.prior, PRIORS)
+        require("ALS", "prior_weight", self.prior_weight, 0)
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Only an order."""
@@ -148,7 +153,6 @@ class ALS:
     ) -> Float32[np.ndarray, "tasks c"]:
         """Returns [T, C] products of factors; unknown candidates score 0."""
         meta = fast_weights.meta_parameters
-        scores = fast_weights.factors @ meta["factors"][candidates].astype(np.float64).T
-        informed = fast_weights.informed[:, None]
-        ranked = np.where(informed, scores, meta["prior"][candidates])
-        return np.asarray(ranked, dtype=np.float32)
+        scores = fast_weights.factors @ meta["factors"].astype(np.float64).T
+        informed, prior = fast_weights.informed, meta["prior"]
+        return with_prior(scores, informed, prior, self.prior_weight, candidates)

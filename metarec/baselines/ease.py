@@ -55,12 +55,15 @@ class EASE:
         dislike_weight: weight of label 0 in binary feedback, in meta-train and support.
         centre: what is taken off ratings: nothing, the `global` mean, or the mean of the `task`.
         prior: what a task without a shot of weight is scored with: `popularity` or `none` (ties).
+        prior_weight: of the prior beside the scores of a task with such shots, in their standard
+            deviations.
     """
 
     regularisation: float = 500.0
     dislike_weight: float = 0.0
     centre: str = "none"
     prior: str = "popularity"
+    prior_weight: float = 0.0
 
     serves: ClassVar[frozenset[str]] = BOTH
     accepts: ClassVar[frozenset[str]] = ANY_FEEDBACK
@@ -72,6 +75,7 @@ class EASE:
         require("EASE", "dislike_weight", self.dislike_weight, -1)
         require_choice("EASE", "centre", self.centre, CENTRES)
         require_choice("EASE", "prior", self.prior, PRIORS)
+        require("EASE", "prior_weight", self.prior_weight, 0)
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Only an order."""
@@ -131,6 +135,5 @@ class EASE:
         of_known = own - product / meta["diagonal"]
         scores = np.zeros(folded.shape)
         scores[:, meta["known"]] = of_known
-        return with_prior(
-            scores[:, candidates], np.diff(folded.indptr) > 0, meta["prior"][candidates]
-        )
+        informed = np.diff(folded.indptr) > 0
+        return with_prior(scores, informed, meta["prior"], self.prior_weight, candidates)

@@ -59,6 +59,8 @@ class ItemKNN:
         dislike_weight: weight of label 0 in binary feedback, in meta-train and support.
         centre: what is taken off ratings: nothing, the `global` mean, or the mean of the `task`.
         prior: what a task without a shot of weight is scored with: `popularity` or `none` (ties).
+        prior_weight: of the prior beside the scores of a task with such shots, in their standard
+            deviations.
     """
 
     neighbours: int | None = 200
@@ -66,6 +68,7 @@ class ItemKNN:
     dislike_weight: float = 0.0
     centre: str = "none"
     prior: str = "popularity"
+    prior_weight: float = 0.0
 
     serves: ClassVar[frozenset[str]] = BOTH
     accepts: ClassVar[frozenset[str]] = ANY_FEEDBACK
@@ -79,6 +82,7 @@ class ItemKNN:
         require("ItemKNN", "dislike_weight", self.dislike_weight, -1)
         require_choice("ItemKNN", "centre", self.centre, CENTRES)
         require_choice("ItemKNN", "prior", self.prior, PRIORS)
+        require("ItemKNN", "prior_weight", self.prior_weight, 0)
 
     def predicts(self, feedback: Feedback) -> Predicts:
         """Only an order."""
@@ -109,10 +113,11 @@ class ItemKNN:
         folded, meta = fast_weights.shots, fast_weights.meta_parameters
         by_task, by_candidate = unpack("by_task", meta), unpack("by_candidate", meta)
         voters = np.unique(folded.indices).astype(np.int32)
-        scores = np.zeros((folded.shape[0], len(candidates)))
+        scores = np.zeros(folded.shape)
         votes = folded.tocsc()
         for start in range(0, len(voters), _BLOCK):
             block = voters[start : start + _BLOCK]
             similarity = similarities(by_task, by_candidate, block, self.neighbours, self.shrinkage)
-            scores += votes[:, block].tocsr() @ similarity[:, candidates]
-        return with_prior(scores, np.diff(folded.indptr) > 0, meta["prior"][candidates])
+            scores += votes[:, block].tocsr() @ similarity
+        informed = np.diff(folded.indptr) > 0
+        return with_prior(scores, informed, meta["prior"], self.prior_weight, candidates)

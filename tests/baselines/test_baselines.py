@@ -288,6 +288,26 @@ def test_without_a_shot_that_counts_collaborative_learners_fall_back_to_populari
     assert np.array_equal(with_prior[2], without[2])
 
 
+@pytest.mark.parametrize("make", [ItemKNN, EASE, ALS])
+def test_the_prior_may_stand_beside_the_shots_in_standard_deviations_of_the_scores(
+    make: Any,
+) -> None:
+    labels, shots = matrix(), support({0: 1.0}, {1: 0.0, 3: 1.0}, {})
+    plain = scores(make(), training(labels), shots).astype(np.float64)
+    found = scores(make(prior_weight=0.5), training(labels), shots)
+    count = np.nansum(labels, axis=0).astype(np.float64)
+    liked = count > 0
+    z = np.log1p(count)
+    z = (z - z[liked].mean()) / z[liked].std()
+    expected = plain + 0.5 * plain[:, liked].std(axis=1, keepdims=True) * z
+    assert found[:2] == pytest.approx(expected[:2], rel=1e-4, abs=1e-5)
+    assert np.array_equal(found[2], plain[2])
+    # whichever candidates are asked for
+    learner, some = make(prior_weight=0.5), np.array([4, 1], np.int32)
+    meta = learner.fit(training(labels))
+    assert learner.score(learner.adapt(meta, shots), some) == pytest.approx(found[:, [4, 1]])
+
+
 # Content
 
 
@@ -411,6 +431,7 @@ def test_predicted_popularity_is_a_ridge_from_features_to_log_counts() -> None:
         (ItemKNN, {"centre": "tsk"}, "centre='tsk' is unknown; did you mean 'task'"),
         (EASE, {"regularisation": 0.0}, "regularisation=0.0 must be above 0"),
         (EASE, {"prior": "popular"}, "did you mean 'popularity'"),
+        (EASE, {"prior_weight": -1.0}, "prior_weight=-1.0 must be at least 0"),
         (ALS, {"factors": 0}, "factors=0 must be at least 1"),
         (ALS, {"alpha": float("nan")}, "alpha=nan must be above 0"),
         (TfidfCosine, {"min_df": 0}, "min_df=0 must be at least 1"),
