@@ -476,7 +476,8 @@ def test_candidates_may_be_scored_in_chunks(make: Make, kind: TaskKind, feedback
     some = np.array([7, 2, 11, 2], dtype=np.int32)
     whole = score(learner, meta, support, everything(training))
     part = score(learner, meta, support, some)
-    assert part == pytest.approx(whole[:, some], rel=1e-6, abs=1e-6)
+    # texts that are padded beside others, and products of fewer rows, may round differently
+    assert part == pytest.approx(whole[:, some], rel=3e-5, abs=3e-5)
 
 
 @every_learner
