@@ -197,14 +197,17 @@ class Tokenizer:
                 item, truncation=True, max_length=room, add_special_tokens=False,
                 return_offsets_mapping=True, verbose=False,
             )  # fmt: skip
+            ends = sorted({end for _, end in cut["offset_mapping"]} | {0}, reverse=True)
+            found = item[: ends[0]]
             # A character of several tokens, cut within, takes more of them: one less, until it fits
-            for end in sorted({end for _, end in cut["offset_mapping"]} | {0}, reverse=True):
-                found = item[:end]
-                tokens = self._loaded(found, add_special_tokens=False, verbose=False)
-                if len(tokens["input_ids"]) <= room:
-                    break
-            self._short[item] = found = found or ""
+            while len(cut["input_ids"]) == room and self._length(found) > room:
+                found = item[: ends[ends.index(len(found)) + 1]]
+            self._short[item] = found
         return found
+
+    def _length(self, text: str) -> int:
+        """Tokens of a text alone, without special ones."""
+        return len(self._loaded(text, add_special_tokens=False, verbose=False)["input_ids"])
 
     def lengths(self, texts: Sequence[str]) -> Int64[np.ndarray, " n"]:
         """Counts the tokens of texts before any is cut off.

@@ -25,7 +25,7 @@ BATCH = 16
 FORMAT = 1
 """Raised when the frozen layers are computed differently: what is on disk is then not used."""
 _MEASURED_EVERY = 16
-"""Writes between two looks at how much a folder holds."""
+"""Pairs to be kept between two looks at how much a folder holds, which has thousands of files."""
 TextCache = Callable[[np.ndarray], Texts]
 """From the numbers of texts to what is frozen of them."""
 
@@ -174,8 +174,7 @@ class PairCache:
     ) -> None:
         self._bert, self._padding, self._folder = bert, padding, folder
         self._memory, self._disk = memory_mib * MEBIBYTE, disk_mib * MEBIBYTE
-        self._room = 0.0
-        self._written = 0
+        self._room, self._asked = 0.0, 0
         # the least recently used first: pairs of training do not come again
         self._kept: dict[str, tuple[np.ndarray, ...]] = {}
 
@@ -220,7 +219,6 @@ class PairCache:
     def _keep(self, key: str, states: tuple[np.ndarray, ...]) -> None:
         size = _bytes_of(states)
         if self._folder is not None and size <= self._left():
-            self._written += 1
             self._room -= size
             for number, values in enumerate(states):
                 with replacing(self._folder / f"{key}.{number}.npy") as name, name.open("wb") as to:
@@ -232,8 +230,9 @@ class PairCache:
 
     def _left(self) -> float:
         """Bytes that the folder has room for; other processes write there too."""
-        if self._folder is not None and self._disk and self._written % _MEASURED_EVERY == 0:
+        if self._folder is not None and self._disk and self._asked % _MEASURED_EVERY == 0:
             self._room = self._disk - _kept_in(self._folder)
+        self._asked += 1
         return self._room
 
     def _read(self, key: str, count: int) -> tuple[np.ndarray, ...] | None:

@@ -73,22 +73,28 @@ def test_many_texts_come_in_batches_of_similar_length(bert: AdaptedBert) -> None
     torch.testing.assert_close(pooled[5:10], pooled[:5])
 
 
-def test_a_text_that_occurs_twice_is_computed_and_kept_once(
-    bert: AdaptedBert, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    computed: list[int] = []
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The number of texts of each batch whose frozen layers are computed."""
+    sizes: list[int] = []
     prefix = AdaptedBert.prefix
 
     def counted(self: AdaptedBert, batch: Prefix) -> Any:
-        computed.append(len(batch.mask))
+        sizes.append(len(batch.mask))
         return prefix(self, batch)
 
     monkeypatch.setattr(AdaptedBert, "prefix", counted)
+    return sizes
+
+
+def test_a_text_that_occurs_twice_is_computed_and_kept_once(
+    bert: AdaptedBert, calls: list[int]
+) -> None:
     cache = PrefixCache(bert, TOKENS, padding=0)
-    assert len(cache) == sum(computed) == 4
+    assert len(cache) == sum(calls) == 4
     assert cache.mebibytes == 4 * SIZE * DISTINCT / MEBIBYTE
     found = cache(EVERY)
-    assert sum(computed) == 4
+    assert sum(calls) == 4
     assert torch.equal(values_of(found)[0], values_of(found)[3])
 
 
@@ -172,17 +178,9 @@ def test_pairs_without_types_are_read_as_one_text(bert: AdaptedBert) -> None:
     ("memory_mib", "disk_mib", "computed"), [(1.0, 0.0, 1), (0.0, 1.0, 1), (0.0, 0.0, 2)]
 )
 def test_pairs_of_an_episode_are_computed_once_within_the_budgets(
-    bert: AdaptedBert, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    bert: AdaptedBert, tmp_path: Path, calls: list[int],
     memory_mib: float, disk_mib: float, computed: int,
 ) -> None:  # fmt: skip
-    calls: list[int] = []
-    prefix = AdaptedBert.prefix
-
-    def counted(self: AdaptedBert, batch: Prefix) -> Any:
-        calls.append(len(batch.mask))
-        return prefix(self, batch)
-
-    monkeypatch.setattr(AdaptedBert, "prefix", counted)
     cache = PairCache(bert, 0, memory_mib, disk_mib, tmp_path if disk_mib else None)
     first, second = cache(PAIRS), cache(PAIRS)
     assert torch.equal(values_of(first), values_of(second))
@@ -197,16 +195,8 @@ def test_pairs_of_an_episode_are_computed_once_within_the_budgets(
 
 
 def test_of_pairs_in_memory_the_least_recently_used_give_way(
-    bert: AdaptedBert, monkeypatch: pytest.MonkeyPatch
+    bert: AdaptedBert, calls: list[int]
 ) -> None:
-    calls: list[int] = []
-    prefix = AdaptedBert.prefix
-
-    def counted(self: AdaptedBert, batch: Prefix) -> Any:
-        calls.append(len(batch.mask))
-        return prefix(self, batch)
-
-    monkeypatch.setattr(AdaptedBert, "prefix", counted)
     first, second, third = ([Pair([2, word, 3], [0, 0, 1])] for word in (5, 6, 7))
     size = 4 * SIZE * 3 / MEBIBYTE
     cache = PairCache(bert, 0, memory_mib=2.5 * size)
