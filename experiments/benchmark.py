@@ -23,7 +23,7 @@ from rich.markup import escape
 
 from metarec.errors import MetarecError
 from metarec.runs import Record, RunConfig, run
-from metarec.runs.command_line import lenient, run_script
+from metarec.runs.command_line import groups_in, lenient, run_script
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 # what the scripts take for themselves, beside the configuration of a run
@@ -88,8 +88,7 @@ def line_of(record: Record, part: str, metric: str) -> str:
 
 def script(arguments: list[str]) -> int:
     """All runs of a call, and at the end what became of them; returns the exit status."""
-    groups = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
-    sys.argv[1:] = lenient(arguments, groups)
+    sys.argv[1:] = lenient(arguments, groups_in(CONFIGS))
     main()
     if len(finished) + len(failed) > 1:
         console.print(f"{len(finished)} runs finished, {len(failed)} failed")

@@ -28,10 +28,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from metarec.errors import ConfigError, did_you_mean
+from metarec.errors import ConfigError, RunError, did_you_mean
 from metarec.report.hybrid import BLOCKS, build_report, means_of
 from metarec.runs import Record, RunConfig
-from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
+from metarec.runs.command_line import checked_plan, choice_of, overrides_of, run_script
 from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
 from metarec.runs.store import check_one_version
@@ -54,14 +54,10 @@ class Plan:
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self.overrides = overrides
-        values = self._composed("learner=random")
-        if "settings" not in values.get("plan", {}):
-            raise ConfigError(
-                f"experiment={values['experiment']} has no settings of the hybrid learner; choose "
-                "experiment=hybrid"
-            )
-        own = [one for one in overrides if not one.startswith("++plan.")]
-        check_keys(overrides, "plan", compose("config", [*own, "learner=random"])["plan"])
+        values = checked_plan(
+            composed, [*overrides, "learner=random"], ["settings"],
+            "has no settings of the hybrid learner; choose experiment=hybrid",
+        )  # fmt: skip
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
         self.episode: str = values["episode"]["feedback"]
@@ -141,27 +137,24 @@ class Plan:
         """The values that blocks chose, or else those that were tuned."""
         if name in self.chosen:
             return [f"learner={name}", *self.chosen[name]]
-        tuned = f"best/{self.episode}/{name}"
-        exists = (CONFIGS / "learner" / f"{tuned}.yaml").exists()
-        return [f"learner={tuned if exists else name}"]
+        return [choice_of(name, self.episode, CONFIGS)]
 
     def _run(self, *overrides: str) -> RunConfig:
-        values = self._composed(*overrides)
+        values = composed(*self.overrides, *overrides)
         for key in ("results", "progress", "plan"):
             values.pop(key)
         return RunConfig.from_dict(values)
 
-    def _composed(self, *overrides: str) -> dict[str, Any]:
-        composed = compose("config", [*self.overrides, *overrides])
-        values: Any = OmegaConf.to_container(composed, resolve=True)
-        return dict(values)
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration of a call, as plain values."""
+    values: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return dict(values)
 
 
 def main(arguments: list[str]) -> int:
     begin = time.perf_counter()
-    overrides = lenient(arguments, [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()])
-    if not any(override.startswith("experiment=") for override in overrides):
-        overrides = with_choice("experiment=hybrid", overrides)
+    overrides = overrides_of(arguments, CONFIGS, "hybrid")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         plan = Plan(overrides)
@@ -188,9 +181,13 @@ def best_values(plan: Plan) -> dict[str, list[str]]:
     of_each = iter(records)
     for (name, *given), configs in grids.items():
         own = [record.selection for record in itertools.islice(of_each, len(configs))]
-        scores.setdefault(name, {})[tuple(given)] = statistics.fmean(
-            value for value in own if value is not None
-        )
+        measured = [value for value in own if value is not None]
+        if not measured:
+            raise RunError(
+                f"{name}: no block of years has a task with something relevant to rank, so that "
+                "none of its values is best; widen plan.blocks.years or raise plan.blocks.users"
+            )
+        scores.setdefault(name, {})[tuple(given)] = statistics.fmean(measured)
     chosen = {}
     for name, means in scores.items():
         best = max(means, key=lambda given: means[given])

@@ -32,7 +32,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report import build_report, update_headers
 from metarec.runs import Record, RunConfig, environment
-from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
+from metarec.runs.command_line import checked_plan, choice_of, overrides_of, run_script
 from metarec.runs.learners import build_learner, build_retriever, serves
 from metarec.runs.parallel import run_many
 from metarec.runs.prepare import prepare
@@ -58,20 +58,14 @@ class Planned:
 
 def main(arguments: list[str]) -> int:
     begin = time.perf_counter()
-    groups = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
-    overrides = lenient(arguments, groups)
-    if not any(override.startswith("experiment=") for override in overrides):
-        overrides = with_choice("experiment=paper", overrides)
+    overrides = overrides_of(arguments, CONFIGS, "paper")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        settings = composed(*overrides)
-        if "tables" not in settings.get("plan", {}):
-            raise ConfigError(
-                f"experiment={settings['experiment']} has no plan; choose paper or paper_full, or "
-                "that of another data set, main_ml_1m or main_online_retail"
-            )
-        own = [one for one in overrides if not one.startswith("++plan.")]
-        check_keys(overrides, "plan", composed(*own)["plan"])
+        settings = checked_plan(
+            composed, overrides, ["tables"],
+            "has no plan; choose paper or paper_full, or that of another data set, main_ml_1m or "
+            "main_online_retail",
+        )  # fmt: skip
         planned = list(plan(settings["plan"], overrides))
     encode(planned)
     console.print(expected(len(planned), settings["plan"]))
@@ -144,9 +138,8 @@ def plan(settings: dict[str, Any], overrides: list[str]) -> Iterator[Planned]:
         lacks = needs if needs and importlib.util.find_spec(needs) is None else None
         for learner in learners:
             episode = group["episode"]
-            tuned = (CONFIGS / "learner" / "best" / episode / f"{learner}.yaml").exists()
             values = composed(
-                f"learner={f'best/{episode}/' if tuned else ''}{learner}",
+                choice_of(learner, episode, CONFIGS),
                 f"episode={episode}",
                 *(override.format(learner) for override in twin),
                 *overrides,

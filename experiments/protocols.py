@@ -28,7 +28,14 @@ from rich.markup import escape
 from metarec.errors import ConfigError, did_you_mean
 from metarec.report.protocols import build_report
 from metarec.runs import Record, RunConfig
-from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
+from metarec.runs.command_line import (
+    checked_plan,
+    choice_of,
+    groups_in,
+    lenient,
+    overrides_of,
+    run_script,
+)
 from metarec.runs.learners import build_learner, serves
 from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
@@ -54,14 +61,10 @@ class Plan:
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self.overrides = overrides
-        values = self._composed("learner=random")
-        if not {"protocols", "files", "stages"} <= values.get("plan", {}).keys():
-            raise ConfigError(
-                f"experiment={values['experiment']} has no plan of protocols; choose "
-                "experiment=protocols"
-            )
-        own = [one for one in overrides if not one.startswith("++plan.")]
-        check_keys(overrides, "plan", compose("config", ["learner=random", *own])["plan"])
+        values = checked_plan(
+            composed, ["learner=random", *overrides], ["protocols", "files", "stages"],
+            "has no plan of protocols; choose experiment=protocols",
+        )  # fmt: skip
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
         self.own_data = any(override.startswith("data=") for override in overrides)
@@ -90,16 +93,18 @@ class Plan:
                     yield replace(config, seed=seed)
 
     def _run(self, stage: Mapping[str, Any], learner: str) -> RunConfig:
-        tuned = [f"best/{kind}/{learner}" for kind in (stage["protocol"], "rating")]
-        exist = [one for one in tuned if (CONFIGS / "learner" / f"{one}.yaml").exists()]
         files = self.settings["files"]
-        given = [f"learner={[*exist, learner][0]}", f"protocol={stage['protocol']}"]
+        given = [
+            choice_of(learner, [stage["protocol"], "rating"], CONFIGS),
+            f"protocol={stage['protocol']}",
+        ]
         if not self.own_data:
             given += [f"data={stage['data']}", f"data.folder='{files[stage['folder']]}'"]
         if "source" in stage:
             given.append(f"split.source='{files[stage['source']]}'")
         # the protocol first, so that the stage and the call may change what it says
-        values = self._composed(*lenient([*given, *stage.get("set", [])], _groups()))
+        given = lenient([*given, *stage.get("set", [])], groups_in(CONFIGS))
+        values = composed(*given, *self.overrides)
         for key in ("results", "progress", "plan"):
             values.pop(key)
         return RunConfig.from_dict(values)
@@ -141,17 +146,16 @@ class Plan:
                 "'plan.protocols=[recbole_metarec]'"
             )
 
-    def _composed(self, *given: str) -> dict[str, Any]:
-        composed = compose("config", [*given, *self.overrides])
-        values: Any = OmegaConf.to_container(composed, resolve=True)
-        return dict(values)
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration of a call, as plain values."""
+    values: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return dict(values)
 
 
 def main(arguments: list[str]) -> int:
     begin = time.perf_counter()
-    overrides = lenient(arguments, _groups())
-    if not any(override.startswith("experiment=") for override in overrides):
-        overrides = with_choice("experiment=protocols", overrides)
+    overrides = overrides_of(arguments, CONFIGS, "protocols")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         plan = Plan(overrides)
@@ -206,10 +210,6 @@ def validated(records: Sequence[Record]) -> None:
     for (what, learner), own in sorted(values.items()):
         means = [f"{regime} {sum(found) / len(found):.4f}" for regime, found in own.items()]
         console.print(f"{what}: {escape(learner)} {', '.join(means) or '–'}")
-
-
-def _groups() -> list[str]:
-    return [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
 
 
 if __name__ == "__main__":

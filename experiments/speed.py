@@ -37,7 +37,7 @@ from metarec.errors import ConfigError, MetarecError, TextError, did_you_mean
 from metarec.features import build_features
 from metarec.learner import Training
 from metarec.runs import RunConfig, environment
-from metarec.runs.command_line import lenient, with_choice
+from metarec.runs.command_line import groups_in, lenient, with_choice
 from metarec.runs.fields import conformed
 from metarec.runs.prepare import prepare, training_of
 from metarec.runs.resume import write_text
@@ -201,6 +201,5 @@ def show(session: Session) -> None:
 
 
 if __name__ == "__main__":
-    groups = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
-    sys.argv[1:] = with_choice("experiment=speed", lenient(sys.argv[1:], groups))
+    sys.argv[1:] = with_choice("experiment=speed", lenient(sys.argv[1:], groups_in(CONFIGS)))
     main()

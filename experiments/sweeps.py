@@ -28,7 +28,7 @@ from rich.markup import escape
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 from metarec.report.sweeps import build_report
 from metarec.runs import RunConfig, SplitConfig
-from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
+from metarec.runs.command_line import checked_plan, choice_of, overrides_of, run_script
 from metarec.runs.learners import build_learner, serves
 from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
@@ -50,13 +50,10 @@ class Plan:
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self.overrides = overrides
-        values = self._composed("learner=random")
-        if "sweeps" not in values.get("plan", {}):
-            raise ConfigError(
-                f"experiment={values['experiment']} has no plan of sweeps; choose experiment=sweeps"
-            )
-        own = [one for one in overrides if not one.startswith("++plan.")]
-        check_keys(overrides, "plan", compose("config", [*own, "learner=random"])["plan"])
+        values = checked_plan(
+            composed, [*overrides, "learner=random"], ["sweeps"],
+            "has no plan of sweeps; choose experiment=sweeps",
+        )  # fmt: skip
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
         task, feedback = values["episode"]["task"], values["episode"]["feedback"]
@@ -78,9 +75,8 @@ class Plan:
         learners = self.settings["signal" if sweep == "signal" else "learners"]
         for point in self._points(sweep):
             for name in learners:
-                tuned = f"best/{self.tuned_for}/{name}"
-                exists = (CONFIGS / "learner" / f"{tuned}.yaml").exists()
-                values = self._composed(f"learner={tuned if exists else name}", *point)
+                choice = choice_of(name, self.tuned_for, CONFIGS)
+                values = composed(*self.overrides, choice, *point)
                 for key in ("results", "progress", "plan"):
                     values.pop(key)
                 config = RunConfig.from_dict(values)
@@ -111,17 +107,16 @@ class Plan:
             WITHOUT_CURVE,
         ]
 
-    def _composed(self, *overrides: str) -> dict[str, Any]:
-        composed = compose("config", [*self.overrides, *overrides])
-        values: Any = OmegaConf.to_container(composed, resolve=True)
-        return dict(values)
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration of a call, as plain values."""
+    values: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return dict(values)
 
 
 def main(arguments: list[str]) -> int:
     begin = time.perf_counter()
-    overrides = lenient(arguments, [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()])
-    if not any(override.startswith("experiment=") for override in overrides):
-        overrides = with_choice("experiment=sweeps", overrides)
+    overrides = overrides_of(arguments, CONFIGS, "sweeps")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         plan = Plan(overrides)

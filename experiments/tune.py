@@ -32,7 +32,7 @@ from rich.table import Table
 from metarec.errors import ConfigError, MetarecError
 from metarec.report.tuning import build_report
 from metarec.runs import RunConfig
-from metarec.runs.command_line import lenient, run_script, with_choice
+from metarec.runs.command_line import groups_in, lenient, run_script, with_choice
 from metarec.runs.tuning import Trial, Tuning, TuningSettings, tune
 from metarec.runs.tuning_files import TUNING, kind_of, write_tuning
 
@@ -125,8 +125,7 @@ def score_of(trial: Trial) -> str:
 
 def script(arguments: list[str]) -> int:
     """All tunings of a call, and then their tables; returns the exit status."""
-    groups = [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()]
-    sys.argv[1:] = with_choice("experiment=tuning", lenient(arguments, groups))
+    sys.argv[1:] = with_choice("experiment=tuning", lenient(arguments, groups_in(CONFIGS)))
     main()
     try:
         for (paper, episode), names in tuned.items():

@@ -28,11 +28,10 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.markup import escape
 
-from metarec.errors import ConfigError
 from metarec.report.choices import SECONDS
 from metarec.report.what_to_adapt import build_report
 from metarec.runs import Record, RunConfig
-from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
+from metarec.runs.command_line import checked_plan, choice_of, overrides_of, run_script
 from metarec.runs.learners import serves
 from metarec.runs.parallel import run_all
 from metarec.runs.prepare import prepare
@@ -53,14 +52,10 @@ class Plan:
 
     def __init__(self, overrides: Sequence[str]) -> None:
         self.overrides = overrides
-        values = self._composed("learner=random")
-        if "tuning_steps" not in values.get("plan", {}):
-            raise ConfigError(
-                f"experiment={values['experiment']} has no plan of what adapts; choose "
-                "experiment=what_to_adapt"
-            )
-        own = [one for one in overrides if not one.startswith("++plan.")]
-        check_keys(overrides, "plan", compose("config", [*own, "learner=random"])["plan"])
+        values = checked_plan(
+            composed, [*overrides, "learner=random"], ["tuning_steps"],
+            "has no plan of what adapts; choose experiment=what_to_adapt",
+        )  # fmt: skip
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
         self.episode: str = values["episode"]["feedback"]
@@ -70,7 +65,9 @@ class Plan:
         found = []
         for name in self.settings["retrievers"]:
             config = self._run(
-                self._tuned(name), "~evaluation.retriever", "++evaluation.shortlist=0"
+                choice_of(name, self.episode, CONFIGS),
+                "~evaluation.retriever",
+                "++evaluation.shortlist=0",
             )
             if serves(config):
                 found.append(self._on_validation(config))
@@ -99,7 +96,9 @@ class Plan:
 
     def runs(self, retriever: RunConfig, rates: dict[str, float]) -> list[RunConfig]:
         """The retriever by itself, then every choice: those at a time differ in their pairs."""
-        own = self._with(self._run(self._tuned(retriever.learner.name)), retriever)
+        own = self._with(
+            self._run(choice_of(retriever.learner.name, self.episode, CONFIGS)), retriever
+        )
         found = [replace(own, seed=seed) for seed in self.settings["seeds"]]
         for reads in self.settings["reads"]:
             for adapted in self.settings["adapted"]:
@@ -147,13 +146,8 @@ class Plan:
         )
         return self._with(config, retriever)
 
-    def _tuned(self, name: str) -> str:
-        tuned = f"best/{self.episode}/{name}"
-        exists = (CONFIGS / "learner" / f"{tuned}.yaml").exists()
-        return f"learner={tuned if exists else name}"
-
     def _run(self, *overrides: str) -> RunConfig:
-        values = self._composed(*overrides)
+        values = composed(*self.overrides, *overrides)
         for key in ("results", "progress", "plan"):
             values.pop(key)
         return RunConfig.from_dict(values)
@@ -168,10 +162,11 @@ class Plan:
         name = f"{config.experiment}_validation"
         return replace(config, evaluation=seen, seed=first, experiment=name)
 
-    def _composed(self, *overrides: str) -> dict[str, Any]:
-        composed = compose("config", [*self.overrides, *overrides])
-        values: Any = OmegaConf.to_container(composed, resolve=True)
-        return dict(values)
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """The configuration of a call, as plain values."""
+    values: Any = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
+    return dict(values)
 
 
 def at(configs: Sequence[RunConfig], seed: int) -> Iterator[RunConfig]:
@@ -181,9 +176,7 @@ def at(configs: Sequence[RunConfig], seed: int) -> Iterator[RunConfig]:
 
 def main(arguments: list[str]) -> int:
     begin = time.perf_counter()
-    overrides = lenient(arguments, [folder.name for folder in CONFIGS.iterdir() if folder.is_dir()])
-    if not any(override.startswith("experiment=") for override in overrides):
-        overrides = with_choice("experiment=what_to_adapt", overrides)
+    overrides = overrides_of(arguments, CONFIGS, "what_to_adapt")
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         plan = Plan(overrides)

@@ -186,7 +186,9 @@ def results_of(
     variants = sorted(found, key=lambda variant: sort_key(variant, targets[variant.learner]))
     return Results(
         records=tuple(own),
-        failed=tuple(sorted(filter(belongs, failed), key=_record_key)),
+        failed=tuple(
+            sorted((r for r in failed if belongs(r) and _of(r) == _of(own[0])), key=_record_key)
+        ),
         per_task=frame,
         variants=tuple(variants),
         flags=flags,
@@ -222,6 +224,11 @@ def run_name(record: Record) -> str:
 
 def _tests(record: Record) -> bool:
     return "test" in record.config.evaluation.parts
+
+
+def _of(record: Record) -> tuple[str, str]:
+    """What a run was about, which it knows before it reads anything: data set and split."""
+    return record.config.data.name, record.config.split.method
 
 
 def _record_key(record: Record) -> tuple[str, int, str]:

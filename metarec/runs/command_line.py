@@ -1,15 +1,77 @@
-"""Command lines of scripts: unknown keys are named, errors that a user can mend are a line."""
+"""Command lines of scripts: unknown keys are named, errors that a user can mend are a line.
+
+Hydra is the scripts' own, which hand over a function that composes a configuration.
+"""
 
 from __future__ import annotations
 
 import re
 import sys
 from collections.abc import Callable, Collection, Sequence
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
 from metarec.errors import ConfigError, MetarecError, did_you_mean
 
 _VALUE = re.compile(r"([A-Za-z_]\w*)(\.\w+)*=")
+
+
+def overrides_of(arguments: Sequence[str], configs: Path, experiment: str) -> list[str]:
+    """The overrides of a script's call, with its own experiment where the call names none.
+
+    Args:
+        arguments: of the command line.
+        configs: folder of the configuration groups.
+        experiment: such as `sweeps`.
+    """
+    overrides = lenient(arguments, groups_in(configs))
+    if any(override.startswith("experiment=") for override in overrides):
+        return overrides
+    return with_choice(f"experiment={experiment}", overrides)
+
+
+def groups_in(configs: Path) -> list[str]:
+    """The names of the configuration groups in a folder."""
+    return [folder.name for folder in configs.iterdir() if folder.is_dir()]
+
+
+def checked_plan(
+    compose: Callable[..., dict[str, Any]],
+    overrides: Sequence[str],
+    needed: Collection[str],
+    problem: str,
+) -> dict[str, Any]:
+    """The configuration of a call to a script that plans its runs by `plan`.
+
+    Args:
+        compose: from overrides to the whole configuration, those of the call not included.
+        overrides: of the call, as `lenient` returns them.
+        needed: keys without which the plan is that of another script.
+        problem: what is said then, after the name of the experiment.
+
+    Raises:
+        ConfigError: if the plan lacks one of these, or an override gives it a key that it has not.
+    """
+    values = compose(*overrides)
+    if not set(needed) <= values.get("plan", {}).keys():
+        raise ConfigError(f"experiment={values['experiment']} {problem}")
+    own = [override for override in overrides if not override.startswith("++plan.")]
+    check_keys(overrides, "plan", compose(*own)["plan"])
+    return values
+
+
+def choice_of(learner: str, kinds: str | Sequence[str], configs: Path) -> str:
+    """The override that chooses a learner, with the values that tuning has found where it has.
+
+    Args:
+        learner: such as `maml`.
+        kinds: of episode, or protocols, as in `configs/learner/best/<kind>/`; the first that has
+            values counts.
+        configs: folder of the configuration groups.
+    """
+    tuned = [f"best/{kind}/{learner}" for kind in ([kinds] if isinstance(kinds, str) else kinds)]
+    found = [one for one in tuned if (configs / "learner" / f"{one}.yaml").exists()]
+    return f"learner={[*found, learner][0]}"
 
 
 def lenient(arguments: Sequence[str], groups: Collection[str]) -> list[str]:

@@ -174,7 +174,7 @@ class PairCache:
     ) -> None:
         self._bert, self._padding, self._folder = bert, padding, folder
         self._memory, self._disk = memory_mib * MEBIBYTE, disk_mib * MEBIBYTE
-        self._room, self._asked = 0.0, 0
+        self._room, self._asked, self._held = 0.0, 0, 0
         # the least recently used first: pairs of training do not come again
         self._kept: dict[str, tuple[np.ndarray, ...]] = {}
 
@@ -224,9 +224,10 @@ class PairCache:
                 with replacing(self._folder / f"{key}.{number}.npy") as name, name.open("wb") as to:
                     np.save(to, values, allow_pickle=False)
         elif size <= self._memory:
-            while sum(map(_bytes_of, self._kept.values())) + size > self._memory:
-                del self._kept[next(iter(self._kept))]
+            while self._held + size > self._memory:
+                self._held -= _bytes_of(self._kept.pop(next(iter(self._kept))))
             self._kept[key] = states
+            self._held += size
 
     def _left(self) -> float:
         """Bytes that the folder has room for; other processes write there too."""

@@ -149,10 +149,12 @@ def test_failed_runs_are_listed_under_their_table_only(make_record):
         make_record("ease"),
         make_record("ease", feedback="rating"),
         make_record("als", error="ValueError: no convergence"),
+        make_record("melu", error="ValueError: of another data set", data={"name": "other"}),
     ]
     tables = tables_of(records)
     assert "ValueError: no convergence" in " ".join(tables["main"].notes)
     assert "ValueError" not in " ".join(tables["rated"].notes)
+    assert "another data set" not in " ".join(tables["main"].notes)
     row = rows_of(tables["main"])["ALS (failed)"]
     assert [cell.value for cell in row.cells] == ["–"] * 4
 

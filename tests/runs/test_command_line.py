@@ -1,11 +1,21 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from metarec.errors import ConfigError, RunError
-from metarec.runs.command_line import check_keys, lenient, run_script, with_choice
+from metarec.runs.command_line import (
+    check_keys,
+    checked_plan,
+    choice_of,
+    lenient,
+    overrides_of,
+    run_script,
+    with_choice,
+)
 
 GROUPS = ("learner", "data", "experiment")
 
@@ -41,6 +51,64 @@ def test_values_may_be_new_and_choices_and_options_stay(given: str, expected: st
 )
 def test_a_choice_stands_beside_the_other_overrides(given: list[str], expected: list[str]) -> None:
     assert with_choice("experiment=x", given) == expected
+
+
+@pytest.fixture
+def configs(tmp_path: Path) -> Path:
+    """A folder of configuration groups, in which tuning has found values of EASE."""
+    for file in ("learner/ease", "learner/best/binary/ease", "learner/best/melu/ease", "data/own"):
+        (tmp_path / f"{file}.yaml").parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{file}.yaml").touch()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (["seed=1"], ["experiment=sweeps", "++seed=1"]),
+        (["experiment=own", "data=own"], ["experiment=own", "data=own"]),
+    ],
+)
+def test_a_script_has_an_experiment_of_its_own(
+    given: list[str], expected: list[str], configs: Path
+) -> None:
+    (configs / "experiment").mkdir()
+    assert overrides_of(given, configs, "sweeps") == expected
+
+
+@pytest.mark.parametrize(
+    ("learner", "kinds", "expected"),
+    [
+        ("ease", "binary", "learner=best/binary/ease"),
+        ("ease", "item", "learner=ease"),
+        ("ease", ["melu", "binary"], "learner=best/melu/ease"),
+        ("ease", ["tanp", "binary"], "learner=best/binary/ease"),
+        ("maml", ["melu", "binary"], "learner=maml"),
+    ],
+)
+def test_a_learner_has_its_tuned_values_where_there_are_any(
+    learner: str, kinds: str | list[str], expected: str, configs: Path
+) -> None:
+    assert choice_of(learner, kinds, configs) == expected
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    """What Hydra would make of a YAML with `plan.seeds` and of overrides such as `++plan.a=1`."""
+    plan: dict[str, Any] = {"seeds": [0]}
+    for override in overrides:
+        key, _, value = override.removeprefix("++plan.").partition("=")
+        plan[key] = value
+    return {"experiment": "sweeps", "plan": plan}
+
+
+def test_the_plan_of_a_script_is_checked() -> None:
+    assert checked_plan(composed, ["++plan.seeds=1"], ["seeds"], "has none")["plan"] == {
+        "seeds": "1"
+    }
+    with pytest.raises(ConfigError, match=r"unknown key 'plan\.seed'; did you mean 'seeds'"):
+        checked_plan(composed, ["++plan.seed=1"], ["seeds"], "has none")
+    with pytest.raises(ConfigError, match=r"experiment=sweeps has no tables; choose paper"):
+        checked_plan(composed, [], ["tables"], "has no tables; choose paper")
 
 
 def test_a_key_that_a_section_does_not_have_is_named_with_the_nearest() -> None:
