@@ -42,8 +42,8 @@ from metarec.runs.prepare import prepare
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 _KEYS = (
-    *("protocol", "data", "folder", "source", "set"),
-    *("learners", "seeds", "splits", "seconds"),
+    *("protocol", "data", "folder", "options", "source", "set"),
+    *("learners", "seeds", "splits", "seconds", "by_name"),
 )
 
 console = Console(soft_wrap=True, highlight=False)
@@ -100,6 +100,8 @@ class Plan:
         ]
         if not self.own_data:
             given += [f"data={stage['data']}", f"data.folder='{files[stage['folder']]}'"]
+            options = stage.get("options", {})
+            given += [f"data.options.{key}={value}" for key, value in options.items()]
         if "source" in stage:
             given.append(f"split.source='{files[stage['source']]}'")
         # the protocol first, so that the stage and the call may change what it says
@@ -111,13 +113,17 @@ class Plan:
 
     def _chosen(self) -> dict[str, Any]:
         stages, wanted = self.settings["stages"], self.settings["protocols"]
-        known = {stage["protocol"] for stage in stages.values()}
+        known = {stage["protocol"] for stage in stages.values()} | stages.keys()
         for protocol in wanted:
             if protocol not in known:
                 raise ConfigError(
                     f"plan.protocols: no stage of {protocol!r}{did_you_mean(protocol, known)}"
                 )
-        chosen = {name: stage for name, stage in stages.items() if stage["protocol"] in wanted}
+        chosen = {
+            name: stage
+            for name, stage in stages.items()
+            if name in wanted or (stage["protocol"] in wanted and not stage.get("by_name"))
+        }
         for name, stage in chosen.items():
             for key in stage:
                 if key not in _KEYS:

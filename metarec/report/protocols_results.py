@@ -32,19 +32,23 @@ class Study:
     """The runs of one protocol on its published split, or on splits that were drawn.
 
     Args:
-        protocol: its name.
-        method: how users and items were split, a key of `TABLES` with the protocol.
+        key: of `TABLES`: the protocol, how users and items were split, and the data set where it
+            has tables apart.
         results: of all its splits. A task is a user, whatever the split; with several splits,
             `seed` counts the pairs of a split and the seed of a run.
         splits: the seeds of the splits.
         k_shot: shots of a task; where all but the queries are support, the most.
     """
 
-    protocol: str
-    method: str
+    key: tuple[str, ...]
     results: Results
     splits: tuple[int, ...]
     k_shot: int
+
+    @property
+    def protocol(self) -> str:
+        """Its name."""
+        return self.key[0]
 
     @property
     def pooled(self) -> bool:
@@ -81,12 +85,13 @@ def studies_of(records: Sequence[Record], allow_mixed_versions: bool = False) ->
             "such as results/protocols"
         )
     finished, failed = finished_records(records, allow_mixed_versions), failed_records(records)
-    groups: dict[tuple[str, str], list[Record]] = {}
+    groups: dict[tuple[str, ...], list[Record]] = {}
     for record in finished:
         groups.setdefault(_key(record), []).append(record)
     for key, group in groups.items():
         if key not in TABLES:
-            known = ", ".join(f"{protocol} split by {method}" for protocol, method in TABLES)
+            pairs = dict.fromkeys(one[:2] for one in TABLES)
+            known = ", ".join(f"{protocol} split by {method}" for protocol, method in pairs)
             raise RunError(
                 f"no tables of protocol {key[0]!r} split by {key[1]!r} ({run_name(group[0])}); "
                 f"there are those of {known}"
@@ -98,9 +103,8 @@ def studies_of(records: Sequence[Record], allow_mixed_versions: bool = False) ->
     ]
 
 
-def _study(key: tuple[str, str], records: Sequence[Record], failed: Sequence[Record]) -> Study:
-    protocol, method = key
-    what = f"protocol {protocol}, split by {method}"
+def _study(key: tuple[str, ...], records: Sequence[Record], failed: Sequence[Record]) -> Study:
+    what = f"protocol {key[0]}, split by {', '.join(key[1:])}"
     # that apart, records of several splits must agree
     check_one_setting([_unsplit(record) for record in records], what)
     for record in records[1:]:
@@ -137,7 +141,7 @@ def _study(key: tuple[str, str], records: Sequence[Record], failed: Sequence[Rec
         variants=tuple(sorted(variants, key=lambda one: sort_key(one, targets[one.learner]))),
         module=MODULE,
     )
-    return Study(protocol, method, results, tuple(splits), k_shot)
+    return Study(key, results, tuple(splits), k_shot)
 
 
 def _of_split(records: Sequence[Record], what: str) -> Results:
@@ -172,7 +176,9 @@ def _unsplit(record: Record) -> Record:
     return replace(record, config=replace(record.config, split=split))
 
 
-def _key(record: Record) -> tuple[str, str]:
-    protocol = record.config.protocol
-    assert protocol is not None
-    return protocol.name, record.config.split.method
+def _key(record: Record) -> tuple[str, ...]:
+    config = record.config
+    assert config.protocol is not None
+    key = config.protocol.name, config.split.method
+    apart = (*key, config.data.name)
+    return apart if apart in TABLES else key

@@ -43,7 +43,7 @@ def tables_of(study: Study) -> list[Table]:
     Args:
         study: its runs.
     """
-    return [_table(study, shown) for shown in TABLES[study.protocol, study.method]]
+    return [_table(study, shown) for shown in TABLES[study.key]]
 
 
 def _table(study: Study, shown: Shown) -> Table:

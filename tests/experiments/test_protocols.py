@@ -176,7 +176,7 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
                 *(f"plan.files.{key}={tmp_path / name}" for key, name in given.items()),
                 "plan.learners=[item_mean,als]",
                 "plan.stages.melu.learners=[item_mean]",
-                "plan.protocols=[recbole_metarec,melu,tanp,mamo]",
+                "plan.protocols=[recbole_metarec,recbole_metarec_ml_1m,melu,tanp,mamo]",
             ]
         )
         runs = plan.runs()
@@ -184,6 +184,7 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
     assert {name: len(own) for name, own in runs.items()} == {
         "recbole_metarec_published": 3,
         "recbole_metarec": 20,
+        "recbole_metarec_ml_1m": 5,
         "melu": 5,
         "tanp": 3,
         "mamo": 3,
@@ -195,12 +196,15 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
     assert {name: (one.data.folder, one.split.source) for name, one in first.items()} == {
         "recbole_metarec_published": (str(tmp_path / "ml-100k"), str(tmp_path / "tasks")),
         "recbole_metarec": (str(tmp_path / "ml-100k"), None),
+        "recbole_metarec_ml_1m": (str(tmp_path / "ml-1m"), None),
         "melu": (str(tmp_path / "ml-1m"), str(tmp_path / "states")),
         "tanp": (str(tmp_path / "ml-1m"), None),
         "mamo": (str(tmp_path / "ml-1m"), None),
     }
     assert first["recbole_metarec_published"].split.method == "recbole_metarec"
     assert first["mamo"].episode.order == "random"
+    assert first["melu"].data.options == {"extra": True}
+    assert first["tanp"].data.options == {}
     # tuned values where there are any
     assert first["melu"].learner.arguments["shrinkage"] == 25.0
 

@@ -192,7 +192,7 @@ def test_a_learner_that_lacks_a_split_is_compared_on_the_others(splits, recbole)
 def test_the_published_split_and_random_ones_are_tables_of_their_own(splits, recbole, melu):
     records = [*splits, recbole("item_mean", seed=0), melu("item_mean")]
     studies = studies_of(records[::-1])
-    assert [(one.protocol, one.method, one.k_shot) for one in studies] == [
+    assert [(*one.key, one.k_shot) for one in studies] == [
         ("recbole_metarec", "recbole_metarec", 90),
         ("recbole_metarec", "seed", 81),
         ("melu", "melu", 90),
@@ -268,7 +268,16 @@ def test_files_are_the_same_in_any_order_and_each_figure_follows_from_its_record
 def test_every_protocol_with_a_page_has_tables():
     pages = Path(__file__).resolve().parents[2] / "paper" / "protocols"
     names = {page.stem for page in pages.glob("*.md")} - {"README"}
-    assert {protocol for protocol, _ in TABLES} == names
+    assert {key[0] for key in TABLES} == names
+
+
+def test_a_data_set_that_has_tables_apart_is_never_pooled_with_others(splits, recbole):
+    other = [
+        recbole(learner, 0.7, split=0, data={"name": "ml-1m"})
+        for learner in ("item_mean", "maml")
+    ]
+    names = [table.name for study in studies_of([*splits, *other]) for table in tables_of(study)]
+    assert names == ["protocol_recbole_metarec_splits", "protocol_recbole_metarec_ml_1m"]
 
 
 def test_failed_runs_have_a_row_that_says_so(splits, recbole):
