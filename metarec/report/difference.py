@@ -25,7 +25,7 @@ from metarec.report.cells import (
 from metarec.report.collect import Results, check_one_setting, subset
 from metarec.report.labels import Variant, metric_label, regime_label
 from metarec.report.notes import source_notes
-from metarec.report.selection import RESAMPLES, difference_of, interval_of
+from metarec.report.selection import RESAMPLES, difference_of, interval_of, on_shared_seeds
 from metarec.report.table import (
     BETTER,
     WORSE,
@@ -75,7 +75,9 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
         found = difference_of(values, META, TRANSFER, column.metric)
         if found is None:
             continue
-        pair = (_mean_cell(values, META, column), _mean_cell(values, TRANSFER, column))
+        # the means are those of the difference: of the seeds that both have
+        own = on_shared_seeds(values, META, TRANSFER)
+        pair = (_mean_cell(own, META, column), _mean_cell(own, TRANSFER, column))
         lines.append((title, column, pair, found))
     if not lines:
         return None

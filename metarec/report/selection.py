@@ -137,6 +137,17 @@ def difference_of(
     return _differences(values, [learner], reference, column, RESAMPLES).get(learner)
 
 
+def on_shared_seeds(values: pd.DataFrame, *variants: Variant) -> pd.DataFrame:
+    """The values of the seeds that all of some learners have, as `difference_of` pairs them.
+
+    Args:
+        values: as `Results.select` gives them.
+        variants: the learners.
+    """
+    shared = set(values["seed"]).intersection(*(_of(values, one)["seed"] for one in variants))
+    return values[values["seed"].isin(shared)]
+
+
 def significance_of(
     values: pd.DataFrame, variants: Sequence[Variant], reference: Variant, column: str
 ) -> dict[Variant, Estimate]:

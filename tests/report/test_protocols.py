@@ -273,8 +273,7 @@ def test_every_protocol_with_a_page_has_tables():
 
 def test_a_data_set_that_has_tables_apart_is_never_pooled_with_others(splits, recbole):
     other = [
-        recbole(learner, 0.7, split=0, data={"name": "ml-1m"})
-        for learner in ("item_mean", "maml")
+        recbole(learner, 0.7, split=0, data={"name": "ml-1m"}) for learner in ("item_mean", "maml")
     ]
     names = [table.name for study in studies_of([*splits, *other]) for table in tables_of(study)]
     assert names == ["protocol_recbole_metarec_splits", "protocol_recbole_metarec_ml_1m"]

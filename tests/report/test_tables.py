@@ -234,6 +234,17 @@ def test_meta_minus_transfer_needs_both(make_record):
     assert "meta_minus_transfer" not in tables_of([make_record("maml"), make_record("ease")])
 
 
+def test_the_means_of_meta_minus_transfer_are_of_the_seeds_that_both_have(make_record):
+    records = seeds_of(make_record, 2, ("transfer", 0.3))
+    records += [make_record("maml", 0.4, seed=seed) for seed in range(3)]
+    for row in rows_of(tables_of(records)["meta_minus_transfer"]).values():
+        meta, transfer, difference, *_ = row.cells
+        assert meta.estimate.seeds == transfer.estimate.seeds == difference.estimate.seeds == 2
+        assert difference.estimate.mean == pytest.approx(
+            meta.estimate.mean - transfer.estimate.mean, abs=1e-9
+        )
+
+
 def test_meta_minus_transfer_refuses_user_and_item_tasks_of_different_data(make_record):
     from metarec.errors import RunError
 
