@@ -33,7 +33,7 @@ setup: $(DONE)/learn2learn ## make .venv and install everything; nothing to do t
 paper: setup ## run the benchmark; write paper/tables and paper/figures; print the main table
 	@$(PY) experiments/paper.py
 
-paper-full: setup ## the whole family of learners, five seeds: at most 3 hours, resumed where broken off
+paper-full: setup ## the whole family of learners, six seeds: at most 3 hours, resumed where broken off
 	@$(PY) experiments/paper.py experiment=paper_full
 
 test: setup ## lint, types, tests and notebooks: the gate
