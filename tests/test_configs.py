@@ -252,7 +252,7 @@ def test_every_learner_is_in_a_plan_of_the_paper_and_in_none_twice() -> None:
                 assert group["backend"] in of_group("backend")
                 assert set(group["learners"]) <= set(named_in(plan))
             assert group["episode"] in of_group("episode")
-    assert [plan["seeds"] for plan in plans] == [[0, 1, 2], [0, 1, 2, 3, 4]]
+    assert [plan["seeds"] for plan in plans] == [[0, 1, 2], [0, 1, 2, 3, 4, 5]]
 
 
 def test_both_plans_have_the_same_keys_and_folders_of_their_own() -> None:
