@@ -44,8 +44,8 @@ def checked_plan(
     """The configuration of a call to a script that plans its runs by `plan`.
 
     Args:
-        compose: from overrides to the whole configuration, those of the call not included.
-        overrides: of the call, as `lenient` returns them.
+        compose: from overrides to the whole configuration.
+        overrides: all of them: of the call, as `lenient` returns them, and what composing needs.
         needed: keys without which the plan is that of another script.
         problem: what is said then, after the name of the experiment.
 
