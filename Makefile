@@ -20,7 +20,7 @@ export PIP_ROOT_USER_ACTION := ignore
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup paper paper-full test test-slow format clean clean-results learn2learn FORCE
+.PHONY: help setup paper paper-full test test-slow test-gpu format clean clean-results learn2learn FORCE
 
 help: ## this list
 	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /|/' \
@@ -44,6 +44,9 @@ test: setup ## lint, types, tests and notebooks: the gate
 
 test-slow: setup ## the tests that do not fit the gate
 	$(PY) -m pytest -m slow tests
+
+test-gpu: setup ## the tests that need a GPU
+	$(PY) -m pytest -m gpu tests
 
 format: setup ## sort imports, fix what can be fixed, format
 	$(PY) -m ruff check --fix-only .

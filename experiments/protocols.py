@@ -165,7 +165,7 @@ def main(arguments: list[str]) -> int:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         plan = Plan(overrides)
-        runs = plan.runs()
+        runs = {name: in_some_order(name, own) for name, own in plan.runs().items()}
     count = sum(map(len, runs.values()))
     console.print(
         f"{count} runs, {plan.settings['workers']} at a time: some {plan.minutes(runs):.0f} min "
@@ -186,6 +186,15 @@ def main(arguments: list[str]) -> int:
     for failure in ran.failures:
         console.print(f"[red]failed[/red] {escape(failure)}")
     return 1 if ran.failures or not done else 0
+
+
+def in_some_order(stage: str, runs: Sequence[RunConfig]) -> list[RunConfig]:
+    """The runs of a stage, with random shots where the data have no times to order them by."""
+    by_time = [one for one in runs if one.episode.order == "time"]
+    if by_time and prepare(by_time[0], needs_features=False).dataset.times is None:
+        console.print(f"{stage}: shots are drawn at random, since the data have no times")
+        return [replace(one, episode=replace(one.episode, order="random")) for one in runs]
+    return list(runs)
 
 
 def encode(stages: Iterable[Sequence[RunConfig]], progress: bool) -> None:

@@ -223,6 +223,11 @@ def best_rates(plan: Plan, retriever: RunConfig) -> dict[str, float]:
         chosen[adapted] = max(rates, key=lambda rate: values[adapted, rate])
         found = ", ".join(f"{rate:g}: {values[adapted, rate]:.4f}" for rate in rates)
         console.print(f"  {adapted}: validation nDCG@10 by rate {found}")
+        if len(rates) > 1 and chosen[adapted] in (min(rates), max(rates)):
+            console.print(
+                f"  {chosen[adapted]:g} is at the end of what was tried; plan.rates or "
+                f"plan.rates_of.{adapted} may go further"
+            )
     return chosen
 
 

@@ -15,6 +15,8 @@ from metarec.runs.store import Record
 MEANS = "means of the record"
 SELECTION = "selection"
 TRIALS = "trials"
+_CHOOSING = ("tuning", "_validation", "_blocks", "_grids")
+"""What the names of experiments end in that values are chosen by."""
 _POOLED = "rated/pooled_"
 _COLD = ("user_cold", "item_cold", "both_cold")
 
@@ -46,10 +48,11 @@ def check_means(record: Record) -> Iterator[Finding]:
 def check_selection(record: Record) -> Iterator[Finding]:
     """Whether what tuning maximises is the one of validation, and a trial measured nothing else."""
     name = record.path.name
-    if record.config.experiment == "tuning":
+    experiment = record.config.experiment
+    if experiment.endswith(_CHOOSING):
         parts = sorted({*record.config.evaluation.parts, *record.per_task["part"].unique()})
         if parts != ["validation"]:
-            yield fails(TRIALS, name, f"a trial of tuning measured {' and '.join(parts)}")
+            yield fails(TRIALS, name, f"a trial of {experiment} measured {' and '.join(parts)}")
         else:
             yield Finding(TRIALS, name)
     if "validation" not in record.metrics:

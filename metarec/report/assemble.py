@@ -16,9 +16,10 @@ from metarec.report.collect import (
     subset,
 )
 from metarec.report.curve import Curve, curve_of
-from metarec.report.difference import meta_minus_transfer_table, of_the_pair
+from metarec.report.differences import with_differences
 from metarec.report.family import family_items_tables, family_table, scorers_table
 from metarec.report.labels import SCORERS, VARIANTS_OF_SCORERS, Tables
+from metarec.report.meta_minus_transfer import meta_minus_transfer_table, of_the_pair
 from metarec.report.provenance import Provenance, provenance_of
 from metarec.report.table import Table
 from metarec.report.tables import (
@@ -78,6 +79,7 @@ def assemble(
     twins = of_both(user), of_both(item)
     made.append((backends_table(*twins), twins))
     curve = curve_of(user) if user is not None else None
+    made = _compared(made)
     provenance = _provenance(made)
     if curve is not None and user is not None:
         provenance[curve.name] = (provenance_of(user),)
@@ -104,7 +106,7 @@ def _family(finished: Sequence[Record], failed: Sequence[Record]) -> Report:
     own = subset(user, compared) if names & VARIANTS_OF_SCORERS else None
     if own is not None:
         made.append((scorers_table(own, gains), (own,)))
-    made.append((adaptation_table(parts), (user, item)))
+    made = _compared([*made, (adaptation_table(parts), (user, item))])
     return Report(
         tables=tuple(table for table, _ in made if table is not None),
         curve=None,
@@ -112,6 +114,15 @@ def _family(finished: Sequence[Record], failed: Sequence[Record]) -> Report:
         failed=len(failed),
         training=training_curves([results for results, _ in parts]),
     )
+
+
+def _compared(made: _Made) -> _Made:
+    """The tables, those of learners each followed by its differences."""
+    return [
+        (one, results)
+        for table, results in made
+        for one in ([None] if table is None else with_differences(table))
+    ]
 
 
 def _provenance(made: _Made) -> dict[str, tuple[Provenance, ...]]:

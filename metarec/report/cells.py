@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -101,7 +101,7 @@ def column_cells(
     """
     measured: list[dict[Variant, Interval]] = []
     chances: list[Cell] = []
-    marked: list[dict[Variant, tuple[str, float]]] = []
+    tested: list[dict[Variant, Cell]] = []
     for column in columns:
         values = results.select(
             column.metric, "test", column.regime, column.k_shot, column.evaluation
@@ -112,7 +112,7 @@ def column_cells(
         level = chance_of(values, column.metric, results.config.evaluation.shortlist)
         source = Source("chance", column.regime, column.k_shot, column.metric)
         chances.append(Cell(number(level.mean), estimate=level, source=source) if level else Cell())
-        marked.append(_marks(results, column, own, reference))
+        tested.append(_differences(results, column, own, reference))
     preliminary = any(
         value.preliminary
         for own in measured
@@ -122,41 +122,43 @@ def column_cells(
     rows: dict[Variant | None, tuple[Cell, ...]] = {None: tuple(chances)}
     for variant in results.variants:
         cells = []
-        for column, own, marks in zip(columns, measured, marked, strict=True):
+        for column, own, differences in zip(columns, measured, tested, strict=True):
             if variant not in own:
                 cells.append(Cell())
                 continue
-            mark, p = marks.get(variant, ("", math.nan))
-            cells.append(
-                interval_cell(
-                    own[variant],
-                    Source(variant.key, column.regime, column.k_shot, column.metric),
-                    mark=mark,
-                    p=p,
-                    bold=not preliminary
-                    and mark == BETTER
-                    and not own[variant].preliminary
-                    and variant == _best(own, column.metric),
-                )
+            versus = differences.get(variant)
+            mark = versus.mark if versus else ""
+            # a single row of too few seeds says nothing in a table that makes claims
+            if own[variant].preliminary and not preliminary and mark != REFERENCE:
+                mark = ""
+                versus = replace(versus, mark="") if versus else None
+            cell = interval_cell(
+                own[variant],
+                Source(variant.key, column.regime, column.k_shot, column.metric),
+                mark=mark,
+                p=versus.estimate.p if versus and versus.estimate else math.nan,
+                bold=not preliminary and mark == BETTER and variant == _best(own, column.metric),
             )
+            cells.append(replace(cell, versus=versus))
         rows[variant] = tuple(cells)
     return rows.__getitem__, preliminary
 
 
-def _marks(
+def _differences(
     results: Results, column: Column, own: dict[Variant, Interval], reference: Variant | None
-) -> dict[Variant, tuple[str, float]]:
+) -> dict[Variant, Cell]:
+    """Each learner minus the reference of the column, which has its mark and no number."""
     validated = results.config.episode.k_shot
     reference = reference or reference_of(results, column.metric, column.regime, validated)
     if reference is None or reference not in own:
         return {}
     values = results.select(column.metric, "test", column.regime, column.k_shot, column.evaluation)
-    marks = {reference: (REFERENCE, math.nan)}
-    for variant, found in significance_of(values, list(own), reference, column.metric).items():
-        better = (found.mean > 0) == higher_is_better(column.metric)
-        significant = found.p < SIGNIFICANT and found.agrees()
-        marks[variant] = ((BETTER if better else WORSE) if significant else "", found.p)
-    return marks
+    found = significance_of(values, list(own), reference, column.metric)
+    cells = {
+        variant: difference_cell(variant, reference, column, estimate)
+        for variant, estimate in found.items()
+    }
+    return {reference: Cell(mark=REFERENCE), **cells}
 
 
 def _best(own: dict[Variant, Interval], metric: str) -> Variant:

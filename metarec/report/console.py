@@ -60,12 +60,12 @@ def announce(
 
     Args:
         console: of the command that made the tables.
-        tables: in their order.
+        tables: in their order; those that are not to be shown are warned of alone.
         written: files.
         width: columns that a table needs at least.
         failed: runs that were left out, since they failed.
     """
-    for table in tables:
+    for table in (table for table in tables if table.shown):
         print_wide(console, table, width)
         console.print()
     warn(console, tables)

@@ -18,6 +18,7 @@ from metarec.errors import RunError
 from metarec.report.cells import Column, column_cells, grouped
 from metarec.report.collect import failed_records, finished_records, results_of
 from metarec.report.console import announce, command
+from metarec.report.differences import with_differences
 from metarec.report.export import write_table
 from metarec.report.hybrid_margin import HYBRID, margin_table
 from metarec.report.labels import Variant, label_of
@@ -131,21 +132,15 @@ def _test_tables(
     aimed = (config.data.name, config.split.method) == ("ml-1m", "melu")
     aims = (Section("Aimed at", (Row("Hybrid", tuple(map(_aim, columns))),)),) if aimed else ()
     told = ("Aimed at: what was set for the hybrid learner before it was written.",)
-    tables = [
-        Table(
-            name="hybrid",
-            title=f"The hybrid learner on {config.data.name}, split by {config.split.method}, "
-            "nDCG@10",
-            columns=("Learner", *(column.head for column in columns)),
-            sections=(first, *aims, *groups),
-            notes=(
-                *(told if aimed else ()),
-                *notes_of(results, columns, preliminary, HYBRID),
-            ),
-            preliminary=preliminary,
-        ),
-        margin_table(results, columns),
-    ]
+    table = Table(
+        name="hybrid",
+        title=f"The hybrid learner on {config.data.name}, split by {config.split.method}, nDCG@10",
+        columns=("Learner", *(column.head for column in columns)),
+        sections=(first, *aims, *groups),
+        notes=(*(told if aimed else ()), *notes_of(results, columns, preliminary, HYBRID)),
+        preliminary=preliminary,
+    )
+    tables = [*with_differences(table), margin_table(results, columns)]
     return [(table, provenance_of(results)) for table in tables if table is not None]
 
 

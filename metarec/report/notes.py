@@ -27,11 +27,10 @@ def notes_of(
         reference: whom all are compared with; the best baseline of each column if None.
     """
     notes = [
-        f"Mean over test tasks with its 95 % bootstrap interval ({RESAMPLES:,} resamples of tasks, "
-        "each with all its seeds; BCa).",
+        f"{_MEAN} with its 95 % bootstrap interval ({_RESAMPLED}).",
         _how_tested(results, reference),
         *([] if preliminary else [_BOLD]),
-        f"Chance is the exact expectation of a constant score{_within(results)}. "
+        f"{_CHANCE} is the exact expectation of a constant score{_within(results)}. "
         f"{MISSING}: the metric does not apply.",
     ]
     return (*notes, *source_notes([(results, columns)]))
@@ -40,6 +39,21 @@ def notes_of(
 def _within(results: Results) -> str:
     shortlist = results.config.evaluation.shortlist
     return f" of the {shortlist} candidates that are reranked" if shortlist else ""
+
+
+def notes_of_differences(notes: Sequence[str], name: str) -> tuple[str, ...]:
+    """The sentences under the differences of a table to its references.
+
+    Args:
+        notes: those under the table.
+        name: of the table of differences.
+    """
+    of_means = (_MEAN, _CHANCE, _BOLD)
+    return (
+        "Each row minus the reference of its column, paired over tasks: mean difference over test "
+        f"tasks with its 95 % bootstrap interval ({_RESAMPLED}). {effects_note(name)}",
+        *(note for note in notes if not note.startswith(of_means)),
+    )
 
 
 def effects_note(name: str) -> str:
@@ -97,6 +111,8 @@ def _how_tested(results: Results, reference: Variant | None) -> str:
     )
 
 
+_MEAN, _CHANCE = "Mean over test tasks", "Chance"
+_RESAMPLED = f"{RESAMPLES:,} resamples of tasks, each with all its seeds; BCa"
 _BOLD = "Bold: the best of its column, if it is significantly better than the reference."
 _TESTED = (
     f"{BETTER} and {WORSE}: significantly better and worse than it (Wilcoxon’s signed-rank test, "
@@ -112,8 +128,14 @@ def _task_counts(results: Results, columns: Sequence[Column], part: str) -> list
     for regime, evaluation in dict.fromkeys((c.regime, c.evaluation) for c in columns):
         here = (frame["part"] == part) & (frame["evaluation"] == evaluation)
         nested = " (nested supports)" if evaluation == "curve" else ""
-        count = frame.loc[here & (frame["regime"] == regime), "task"].nunique()
-        counts.append(f"{kind}{regime_label(regime).lower()}{nested} {count}")
+        own = frame[here & (frame["regime"] == regime)]
+        count = own["task"].nunique()
+        shown = [c.metric for c in columns if (c.regime, c.evaluation) == (regime, evaluation)]
+        known = own[[name for name in dict.fromkeys(shown) if name in own]].notna().any(axis=1)
+        valued = own.loc[known, "task"].nunique()
+        # such as tasks of whose relevant items none was drawn
+        some = f" ({valued} with a value)" if 0 < valued < count else ""
+        counts.append(f"{kind}{regime_label(regime).lower()}{nested} {count}{some}")
     return counts
 
 

@@ -9,15 +9,12 @@ from dataclasses import replace
 from metarec.evaluation.significance import interval
 from metarec.report.cells import Column, column_cells, difference_cell, grouped
 from metarec.report.collect import Results
+from metarec.report.differences import with_differences
 from metarec.report.labels import Variant, label_of
 from metarec.report.notes import effects_note, notes_of, source_notes
 from metarec.report.protocols_figures import KINDS, TABLES, Figures, Shown
 from metarec.report.protocols_results import Study
-from metarec.report.selection import (
-    difference_of,
-    higher_is_better,
-    significance_of,
-)
+from metarec.report.selection import higher_is_better, significance_of
 from metarec.report.table import (
     Cell,
     Estimate,
@@ -34,16 +31,23 @@ REFERENCE = Variant("item_mean")
 BEATS = "‡"
 """Marks a cell whose whole interval is better than the figure to beat of its column."""
 
+_IN_TIME = ("mamo",)
+"""Protocols whose shots are the first in time."""
+
 Cells = Callable[[Variant | None], tuple[Cell, ...]]
 
 
 def tables_of(study: Study) -> list[Table]:
-    """The tables of a protocol.
+    """The tables of a protocol; differences that a table has no columns for stand in one beside it.
 
     Args:
         study: its runs.
     """
-    return [_table(study, shown) for shown in TABLES[study.key]]
+    tables = []
+    for shown in TABLES[study.key]:
+        table = _table(study, shown)
+        tables += [table] if shown.differences else with_differences(table)
+    return tables
 
 
 def _table(study: Study, shown: Shown) -> Table:
@@ -112,13 +116,10 @@ def _differences(results: Results, column: Column) -> dict[Variant, Cell]:
     """Each learner minus the reference, paired over tasks, with Holm over the learners."""
     values = results.select(column.metric, "test", column.regime, column.k_shot, column.evaluation)
     tested = significance_of(values, results.variants, REFERENCE, column.metric)
-    found = {}
-    for variant, test in tested.items():
-        estimate = difference_of(values, variant, REFERENCE, column.metric)
-        assert estimate is not None
-        own = replace(estimate, p=test.p)
-        found[variant] = difference_cell(variant, REFERENCE, column, own)
-    return found
+    return {
+        variant: difference_cell(variant, REFERENCE, column, estimate)
+        for variant, estimate in tested.items()
+    }
 
 
 def _others(figures: Sequence[Figures], columns: Sequence[Column], more: int) -> list[Section]:
@@ -185,6 +186,11 @@ def _own_notes(study: Study, shown: Shown, tested: bool) -> list[str]:
             f"Pooled over {len(study.splits)} splits: a task is a user, with all splits that test "
             "it; a user’s value is its mean over these, and users are resampled as a whole. Seeds "
             "are splits, each with its own queries and training."
+        )
+    if study.protocol in _IN_TIME and study.results.config.episode.order == "random":
+        notes.append(
+            "The data have no times: shots and queries are drawn at random, where the protocol "
+            "takes the first in time."
         )
     if tested:
         notes.append(effects_note(shown.name))

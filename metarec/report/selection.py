@@ -134,7 +134,7 @@ def difference_of(
     Returns:
         The difference with its uncorrected p value; None where either has no value.
     """
-    return _differences(values, [learner], reference, column, RESAMPLES).get(learner)
+    return _differences(values, [learner], reference, column).get(learner)
 
 
 def on_shared_seeds(values: pd.DataFrame, *variants: Variant) -> pd.DataFrame:
@@ -163,8 +163,7 @@ def significance_of(
         The difference of each learner that has a value, with its corrected p value.
     """
     others = [variant for variant in variants if variant != reference]
-    # Only the tests are wanted here, so one resample does.
-    found = _differences(values, others, reference, column, resamples=1)
+    found = _differences(values, others, reference, column)
     p = holm(np.array([estimate.p for estimate in found.values()], np.float64))
     return {
         variant: replace(estimate, p=float(value))
@@ -177,7 +176,6 @@ def _differences(
     variants: Sequence[Variant],
     reference: Variant,
     column: str,
-    resamples: int,
 ) -> dict[Variant, Estimate]:
     """Differences with uncorrected p values, each learner on the seeds that it shares."""
     base = _of(values, reference)
@@ -201,7 +199,7 @@ def _differences(
         if len(family) == 1:
             continue
         compared = compare(
-            pd.concat(family), reference.key, higher_is_better=better, resamples=resamples
+            pd.concat(family), reference.key, higher_is_better=better, resamples=RESAMPLES
         ).to_dict(orient="index")
         episodes = int(own["value"].notna().sum())
         for variant in group:

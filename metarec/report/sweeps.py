@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from metarec.errors import RunError
 from metarec.report.console import announce, command
 from metarec.report.curve import curve_of
+from metarec.report.differences import with_differences
 from metarec.report.export import write_table
 from metarec.report.figures import SUFFIXES, render_k_shot
 from metarec.report.files import write_bytes
@@ -65,7 +66,12 @@ def build_report(
         RunError: as `metarec.report.sweeps_points.sweeps_of`, or if nothing was swept.
     """
     sweeps = sweeps_of(records, allow_mixed_versions)
-    made = [(table, points) for table, points in _tables(sweeps) if table is not None]
+    made = [
+        (one, points)
+        for table, points in _tables(sweeps)
+        if table is not None
+        for one in with_differences(table)
+    ]
     if not made:
         raise RunError(
             f"nothing was swept in {len(records)} records: there is no curve over K, one split "

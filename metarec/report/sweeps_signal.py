@@ -42,7 +42,7 @@ SIGNALS = ("text", "collaborative", "both")
 
 _PAIRS = (("both", "text"), ("both", "collaborative"), ("collaborative", "text"))
 _ADAPTATION = "sweep_adaptation"
-_DIFFERENCES = "sweep_signal_differences"
+_DIFFERENCES = "sweep_signal_pairs"
 
 
 def families_of(results: Results) -> dict[str, dict[str, str]]:
@@ -77,7 +77,7 @@ def signal_tables(point: Point) -> list[Table]:
         point: the setting in which learners were run on several signals.
 
     Returns:
-        `sweep_signal` and `sweep_signal_differences`; none where no learner has two signals.
+        `sweep_signal` and `sweep_signal_pairs`; none where no learner has two signals.
     """
     families = families_of(point.results)
     if not families:

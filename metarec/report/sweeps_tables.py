@@ -237,7 +237,8 @@ def at_point(cell: Cell, point: Point) -> Cell:
     if cell.source is None:
         return cell
     regime = f"{cell.source.regime}, {point.label}".replace("\N{NO-BREAK SPACE}", " ")
-    return replace(cell, source=replace(cell.source, regime=regime))
+    versus = None if cell.versus is None else at_point(cell.versus, point)
+    return replace(cell, source=replace(cell.source, regime=regime), versus=versus)
 
 
 def _count(point: Point, regime: str) -> str:

@@ -91,6 +91,7 @@ class Cell:
         bold: whether it is the best and significantly so.
         estimate: the number itself.
         source: what it is about.
+        versus: the difference to the reference of its column, for the table of differences.
     """
 
     value: str = MISSING
@@ -99,6 +100,7 @@ class Cell:
     bold: bool = False
     estimate: Estimate | None = None
     source: Source | None = None
+    versus: Cell | None = None
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class Table:
             says so, a warning is printed, and nothing is bold.
         part: `test` or `validation`, whose episodes are too few.
         cautions: further warnings, each a sentence.
+        shown: whether commands print it; or else its files alone have it.
     """
 
     name: str
@@ -141,6 +144,7 @@ class Table:
     preliminary: bool = False
     part: str = "test"
     cautions: tuple[str, ...] = ()
+    shown: bool = True
 
     @property
     def full_title(self) -> str:

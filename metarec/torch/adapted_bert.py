@@ -64,7 +64,7 @@ class Compute:
             )
         if self.precision != "fp32" and device.type == "cpu":
             raise LearnerError(
-                f"learner.precision={self.precision} needs a GPU: on a CPU it is slower than fp32; "
+                f"learner.precision={self.precision} needs a GPU, and is not supported on CPUs; "
                 "choose learner.precision=fp32"
             )
         if self.precision == "bf16" and device.type == "cuda" and not _has_bf16():

@@ -31,7 +31,8 @@ class AdaptedPart:
     `head`: none, only what stands on the BERT. `bitfit`: all biases (Ben Zaken, Ravfogel & Goldberg
     2022). `last_n`: all weights. `lora`: low-rank updates of the query and value projections (Hu et
     al. 2022, by peft). `adalora`: likewise as a singular value decomposition (Zhang et al. 2023, by
-    peft; every rank is kept). `adapter`: bottlenecks after attention and feed-forward layer
+    peft; a few steps allocate no ranks, so that every one is kept, and no penalty keeps the factors
+    orthogonal). `adapter`: bottlenecks after attention and feed-forward layer
     (Houlsby et al. 2019). `prefix`: keys and values that every token attends to (Li & Liang 2021).
     Each of these in the top `layers` layers. `full`: all weights of all layers and the embeddings.
 

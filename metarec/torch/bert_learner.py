@@ -64,7 +64,7 @@ class BertLearner:
         reads: `bi` encodes each text on its own, `cross` reads the titles that a user rated and
             the text of an item in one sequence.
         adapted: what of the BERT adapts beside the head; see
-            `metarec.torch.adapted_bert.AdaptedPart`.
+            `metarec.torch.adapted_part.AdaptedPart`.
         adapted_layers: number of top layers of which a part adapts.
         rank: of `lora` and `adalora`.
         bottleneck: width of an `adapter`.
@@ -146,8 +146,8 @@ class BertLearner:
             raise LearnerError(f"learner.reads={reads!r}{did_you_mean(reads, READS)}")
         if reads == "cross" and head_steps:
             raise LearnerError(
-                f"learner.head_steps={head_steps}: a cross-encoder has no frozen vectors to train "
-                "a head on; set learner.head_steps=0"
+                f"learner.head_steps={head_steps}: only the head of a bi-encoder is trained "
+                "beforehand; set learner.head_steps=0"
             )
         if reads == "cross" and scorer != "mlp":
             raise LearnerError(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import threading
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -154,7 +156,9 @@ class PairCache:
 
     The pairs that are asked for together are computed and kept together: in files, in memory, or
     not at all where both budgets are at their end. Files are shared by all runs that have the same
-    episodes, whatever they adapt above the same layer.
+    episodes, whatever they adapt above the same layer. Where a file cannot be written, as on a full
+    disk, a warning says so and no more are. Threads may ask at the same time: on a GPU the next
+    step is drawn while validation is looked at.
 
     Args:
         bert: whose frozen layers compute them.
@@ -177,6 +181,7 @@ class PairCache:
         self._room, self._asked, self._held = 0.0, 0, 0
         # the least recently used first: pairs of training do not come again
         self._kept: dict[str, tuple[np.ndarray, ...]] = {}
+        self._lock = threading.Lock()
 
     def __call__(self, pairs: Sequence[Pair]) -> Texts:
         """What is known of pairs, on the CPU or where the frozen layers compute.
@@ -197,14 +202,12 @@ class PairCache:
         if self._bert.part.kind == "full":
             return Texts(tuple(given), order)
         key = self._key(given)
-        if (states := self._kept.pop(key, None)) is not None:
-            self._kept[key] = states
-        else:
-            states = self._read(key, len(given))
+        states = self._held_in_memory(key) or self._read(key, len(given))
         if states is None:
             found = [self._bert.prefix(one.map(self._there)).values for one in given]
             states = tuple(values.cpu().numpy() for values in found)
-            self._keep(key, states)
+            with self._lock:
+                self._keep(key, states)
         return Texts(
             tuple(
                 Prefix(torch.from_numpy(values), one.mask)
@@ -216,18 +219,40 @@ class PairCache:
     def _there(self, values: Tensor) -> Tensor:
         return values.to(self._bert.device)
 
+    def _held_in_memory(self, key: str) -> tuple[np.ndarray, ...] | None:
+        with self._lock:
+            states = self._kept.pop(key, None)
+            if states is not None:
+                self._kept[key] = states
+        return states
+
     def _keep(self, key: str, states: tuple[np.ndarray, ...]) -> None:
         size = _bytes_of(states)
-        if self._folder is not None and size <= self._left():
+        if self._folder is not None and size <= self._left() and self._write(key, states):
             self._room -= size
-            for number, values in enumerate(states):
-                with replacing(self._folder / f"{key}.{number}.npy") as name, name.open("wb") as to:
-                    np.save(to, values, allow_pickle=False)
-        elif size <= self._memory:
+        # another thread may have kept the same in the meantime
+        elif size <= self._memory and key not in self._kept:
             while self._held + size > self._memory:
                 self._held -= _bytes_of(self._kept.pop(next(iter(self._kept))))
             self._kept[key] = states
             self._held += size
+
+    def _write(self, key: str, states: tuple[np.ndarray, ...]) -> bool:
+        """Writes states; where that fails, which it would again, nothing more is written."""
+        assert self._folder is not None
+        try:
+            for number, values in enumerate(states):
+                with replacing(self._folder / f"{key}.{number}.npy") as name, name.open("wb") as to:
+                    np.save(to, values, allow_pickle=False)
+        except OSError as error:
+            warnings.warn(
+                f"the states of frozen layers cannot be kept in {self._folder}: {error}; they are "
+                "computed again where memory does not hold them",
+                stacklevel=2,
+            )
+            self._disk = self._room = 0.0
+            return False
+        return True
 
     def _left(self) -> float:
         """Bytes that the folder has room for; other processes write there too."""

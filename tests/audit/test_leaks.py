@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from metarec.evaluation.episodes import EvaluationEpisodes, evaluation_episodes
 from metarec.features import Features
 from metarec.inputs import Inputs
 from metarec.learner import MetaParameters, Training
-from metarec.runs import Record, measure, prepare
+from metarec.runs import Record, RunConfig, measure, prepare, tuning
 from metarec.splits import Split
 
 Ran = Callable[..., Record]
@@ -239,6 +240,47 @@ def test_a_selection_that_is_not_that_of_validation(ran: Ran, problems: Problems
 def test_a_trial_that_measures_test(ran: Ran, problems: Problems) -> None:
     ran(experiment="tuning")
     assert "a trial of tuning measured test and validation" in problems()["trials"]
+
+
+@pytest.mark.parametrize("experiment", ["hybrid_blocks", "what_to_adapt_validation"])
+def test_what_chooses_and_measures_test_though_it_is_no_tuning(
+    experiment: str, ran: Ran, problems: Problems
+) -> None:
+    ran(experiment=experiment)
+    assert f"a trial of {experiment} measured test and validation" in problems()["trials"]
+
+
+def test_a_tuning_that_is_told_how_its_trials_do_on_test(
+    make_config: Callable[..., RunConfig],
+    results: Path,
+    problems: Problems,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By name, and in disguise: test users that are called validation."""
+    config = make_config(
+        "metarec.baselines.EASE",
+        learner={"regularisation": 100.0, "search": {"regularisation": [10.0, 100.0]}},
+    )
+    run, draw = tuning.run, measure.draw
+
+    def on_both(trial: RunConfig, *others: Any) -> Record:
+        evaluation = replace(trial.evaluation, parts=("validation", "test"))
+        return run(replace(trial, evaluation=evaluation), *others)
+
+    def disguised(config: Any, split: Any, part: Any, *others: Any) -> EvaluationEpisodes:
+        return replace(draw(config, split, "test", *others), part=part)
+
+    for module, name, leak, check, told in (
+        (tuning, "run", on_both, "trials", "a trial of tuning measured test and validation"),
+        (measure, "draw", disguised, QUERIES, "validation"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, leak)
+            tuning.tune(config, tuning.TuningSettings(2), results)
+        assert told in problems()[check]
+        shutil.rmtree(results)
+    tuning.tune(config, tuning.TuningSettings(2), results)
+    assert problems() == {}
 
 
 def test_an_old_record_fails_unless_that_is_allowed(ran: Ran, problems: Problems) -> None:

@@ -20,7 +20,7 @@ def test_a_clean_run_holds_and_an_edited_mean_fails(
     assert script(*call, tiny=False) == 0
     out = capsys.readouterr().out
     assert "holds" in out
-    assert out.splitlines()[-1].endswith(" checks, 0 failed")
+    assert out.splitlines()[-1].endswith(" checks, 0 failed, 0 open")
 
     (record,) = load_records(tmp_path / "results", "benchmark")
     record.content["metrics"]["test"]["user_cold"]["catalogue/ndcg@10"] += 0.001
@@ -28,7 +28,20 @@ def test_a_clean_run_holds_and_an_edited_mean_fails(
     assert script(*call, tiny=False) == 1
     out = capsys.readouterr().out
     assert "fails" in out
-    assert out.splitlines()[-1].endswith(" checks, 1 failed")
+    assert out.splitlines()[-1].endswith(" checks, 1 failed, 0 open")
+
+
+def test_what_is_left_open_fails_only_where_that_is_asked_for(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert script("benchmark", "learner=popularity") == 0
+    (tmp_path / "paper" / "tables").mkdir(parents=True)
+    (tmp_path / "paper" / "tables" / "mine.md").write_text("| a |\n| --- |\n| .5 |\n")
+    call = ("audit", str(tmp_path / "results" / "benchmark"), f"--paper={tmp_path / 'paper'}")
+    capsys.readouterr()
+    for strict in ((), ("--strict",)):
+        assert script(*call, *strict, tiny=False) == len(strict)
+        assert capsys.readouterr().out.splitlines()[-1].endswith(" 0 failed, 1 open")
 
 
 def test_a_folder_without_records_is_an_error_that_says_what_to_do(

@@ -7,14 +7,16 @@ import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from metarec.data.dataset import Dataset
-from metarec.runs import load_records
+from metarec.runs import RunConfig, load_records
 
 Script = Callable[..., int]
 ROOT = Path(__file__).resolve().parents[2]
@@ -182,12 +184,12 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
         runs = plan.runs()
     # ALS takes no ratings; each split is complete before the next
     assert {name: len(own) for name, own in runs.items()} == {
-        "recbole_metarec_published": 3,
+        "recbole_metarec_published": 11,
         "recbole_metarec": 20,
         "recbole_metarec_ml_1m": 5,
         "melu": 5,
-        "tanp": 3,
-        "mamo": 3,
+        "tanp": 5,
+        "mamo": 5,
     }
     assert [(one.split.seed, one.seed) for one in runs["recbole_metarec"]] == [
         (seed, seed) for seed in range(20)
@@ -202,11 +204,24 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
         "mamo": (str(tmp_path / "ml-1m"), None),
     }
     assert first["recbole_metarec_published"].split.method == "recbole_metarec"
-    assert first["mamo"].episode.order == "random"
+    assert first["mamo"].episode.order == "time"
     assert first["melu"].data.options == {"extra": True}
     assert first["tanp"].data.options == {}
     # tuned values where there are any
     assert first["melu"].learner.arguments["shrinkage"] == 25.0
+
+
+@pytest.mark.parametrize("times", [None, np.arange(3)])
+def test_shots_are_random_where_the_data_have_no_times_to_order_them_by(
+    times: np.ndarray | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made: Any = runpy.run_path(str(ROOT / "experiments" / "protocols.py"), run_name="plan")
+    materials = SimpleNamespace(dataset=SimpleNamespace(times=times))
+    made["in_some_order"].__globals__["prepare"] = lambda *_, **__: materials
+    runs = [RunConfig.from_dict({"episode": {"order": "time"}})] * 2
+    orders = [one.episode.order for one in made["in_some_order"]("mamo", runs)]
+    said = "mamo: shots are drawn at random" in capsys.readouterr().out
+    assert (orders, said) == ((["random"] * 2, True) if times is None else (["time"] * 2, False))
 
 
 def test_values_that_were_tuned_under_the_protocol_are_taken_before_those_for_ratings(

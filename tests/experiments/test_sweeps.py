@@ -93,7 +93,7 @@ def test_all_sweeps_run_and_report_and_what_is_finished_is_skipped(
     assert "5 runs finished, 0 failed" in printed
     for name in (
         *("sweep_shots", "sweep_cold_share", "sweep_cold_share_common", "sweep_seed_time"),
-        *("sweep_signal", "sweep_signal_differences", "sweep_adaptation"),
+        *("sweep_signal", "sweep_signal_pairs", "sweep_adaptation"),
     ):
         table = (tmp_path / "paper" / "tables" / f"{name}.md").read_text()
         assert "Warning: preliminary" in table

@@ -17,7 +17,8 @@ MakeRecord = Callable[..., Record]
 @pytest.fixture(autouse=True)
 def _few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
     # How exact an interval is is the business of significance.py; here it has to be fast.
-    for module in ("selection", "notes", "difference", "adaptation", "choices_tables", "ranking"):
+    tables = ("meta_minus_transfer", "adaptation", "choices_tables", "ranking")
+    for module in ("selection", "notes", *tables):
         monkeypatch.setattr(f"metarec.report.{module}.RESAMPLES", 200)
 
 

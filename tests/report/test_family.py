@@ -69,7 +69,8 @@ def family(make_record):
 
 
 def test_the_family_has_its_tables_and_none_of_the_others(family):
-    assert list(tables_of(family)) == ["family", "family_items", "family_items_auc", "adaptation"]
+    names = [name for name in tables_of(family) if not name.endswith("_differences")]
+    assert names == ["family", "family_items", "family_items_auc", "adaptation"]
 
 
 def test_learners_stand_under_their_groups_with_their_unadapted_rows(family):

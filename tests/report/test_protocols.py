@@ -200,7 +200,9 @@ def test_the_published_split_and_random_ones_are_tables_of_their_own(splits, rec
     names = [table.name for study in studies for table in tables_of(study)]
     assert names == [
         *("protocol_recbole_metarec", "protocol_recbole_metarec_splits"),
-        *("protocol_melu", "protocol_melu_ndcg_1", "protocol_melu_ndcg_3"),
+        *("protocol_melu", "protocol_melu_differences"),
+        *("protocol_melu_ndcg_1", "protocol_melu_ndcg_1_differences"),
+        *("protocol_melu_ndcg_3", "protocol_melu_ndcg_3_differences"),
     ]
 
 

@@ -75,6 +75,46 @@ def test_a_reference_is_marked_and_so_is_what_differs_significantly(make_record)
     assert [rows[label].cells[1].mark for label in ("EASE^R", "MAML", "Random")] == ["†", "+", "−"]
 
 
+def test_beside_a_table_stands_by_how_much_each_row_differs_from_the_reference(make_record):
+    learners = (("random", 0.1), ("ease", 0.3), ("maml", 0.5))
+    records = seeds_of(make_record, 5, *learners, without_steps=0.2, n_tasks=120)
+    tables = tables_of(records)
+    main, differences = tables["main"], tables["main_differences"]
+    assert differences.columns == main.columns
+    assert not differences.preliminary
+    labels = [label for label in rows_of(main) if label != "Chance"]
+    assert list(rows_of(differences)) == labels
+    assert [cell.mark for cell in rows_of(differences)["EASE^R"].cells] == ["†"] * 4
+    for label in labels:
+        of_labels = (rows_of(table)[name].cells for table, name in (
+            (main, label), (differences, label), (main, "EASE^R"),
+        ))  # fmt: skip
+        for mean, found, base in zip(*of_labels, strict=True):
+            assert found.mark == mean.mark
+            if found.estimate is not None:
+                assert found.estimate.low < found.estimate.mean < found.estimate.high
+                assert found.estimate.p == mean.estimate.p
+                assert found.estimate.mean == pytest.approx(mean.estimate.mean - base.estimate.mean)
+                counts = found.estimate.wins, found.estimate.ties, found.estimate.losses
+                assert sum(counts) == found.estimate.tasks == 120
+    assert "Effect sizes, wins, ties and losses: records/main_differences.json." in " ".join(
+        differences.notes
+    )
+    assert not any(note.startswith(("Chance", "Bold", "Mean over")) for note in differences.notes)
+
+
+def test_a_row_of_too_few_seeds_is_not_marked_in_a_table_that_makes_claims(make_record):
+    learners = (("random", 0.1), ("ease", 0.3), ("maml", 0.5))
+    records = seeds_of(make_record, 5, *learners, n_tasks=120)
+    records.append(make_record("maml_learn2learn", 0.5, n_tasks=120))
+    tables = tables_of(records)
+    assert not tables["main"].preliminary
+    for table in (tables["main"], tables["main_differences"]):
+        assert [cell.mark for cell in rows_of(table)["MAML"].cells] == ["+"] * 4
+        (own,) = (row for label, row in rows_of(table).items() if "learn2learn" in label)
+        assert [cell.mark for cell in own.cells] == [""] * 4
+
+
 def test_nothing_is_marked_where_mean_and_ranks_point_apart(make_record):
     """Mostly a little better, on a few tasks much worse: the ranks are for it, the mean is not."""
 
@@ -175,7 +215,8 @@ def test_the_rated_table_prints_a_dash_where_a_metric_does_not_apply(make_record
         make_record("maml", 0.5, feedback="rating"),
     ]
     tables = tables_of(records)
-    assert list(tables) == ["rated", "rated_warm", "rated_item_cold", "rated_both_cold"]
+    names = ["rated", "rated_warm", "rated_item_cold", "rated_both_cold"]
+    assert [name for name in tables if not name.endswith("_differences")] == names
     table = tables["rated"]
     assert table.columns == ("Learner", "MAE", "RMSE", "AUC", "nDCG@5")
     rows = rows_of(table)

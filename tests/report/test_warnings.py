@@ -86,8 +86,15 @@ def tables_of(writer, of_papers, of_parts, size):
 
 
 WRITERS = {
-    "main": ["main", "rated", "rated_warm", "item_tasks", "meta_minus_transfer", "backends"],
-    "family": ["family", "family_items", "family_items_auc", "scorers", "adaptation"],
+    "main": [
+        *("main", "rated", "rated_warm", "item_tasks", "meta_minus_transfer", "backends"),
+        *(f"{name}_differences" for name in ("main", "rated", "rated_warm", "item_tasks")),
+    ],
+    "family": [
+        *("family", "family_items", "family_items_auc", "scorers", "adaptation"),
+        *(f"{name}_differences" for name in ("family", "family_items", "family_items_auc")),
+        "scorers_differences",
+    ],
     "what_to_adapt": ["what_to_adapt", "what_to_adapt_differences", "what_to_adapt_meta"],
     "critical_difference": [
         *("critical_difference_user_cold", "critical_difference_warm"),
@@ -95,7 +102,10 @@ WRITERS = {
     ],
 }
 # Those that never have bold numbers, also where there is enough of both.
-PLAIN = {"backends", "adaptation", *WRITERS["critical_difference"]}
+PLAIN = {
+    *("backends", "adaptation", *WRITERS["critical_difference"]),
+    *(name for papers in ("main", "family") for name in WRITERS[papers] if "differences" in name),
+}
 # Their tables say what was spent, and compare no learners.
 FACTS = {"tuning.py"}
 

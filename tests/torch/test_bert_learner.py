@@ -7,15 +7,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from small_checkpoint import small_encoder
+from torch import Tensor
 
 from metarec.data.dataset import Dataset
 from metarec.episodes import EpisodeSampler
 from metarec.errors import LearnerError
 from metarec.features import build_features
 from metarec.learner import MetaParameters, Support, Training
+from metarec.loops import InnerLoop
 from metarec.runs.resume import Checkpointer
 from metarec.splits import Split
+from metarec.torch import bert_loop
 from metarec.torch.adapted_bert import AdaptedBert
 from metarec.torch.adapted_part import ADAPTS, AdaptedPart
 from metarec.torch.bert_learner import BertLearner
@@ -99,6 +103,45 @@ def test_second_order_is_another_training(training: Training, adapted: str) -> N
     second = BertMAML(**settings, first_order=False).fit(training)
     assert first.keys() == second.keys()
     assert any(not np.array_equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("adapted", [kind for kind in ADAPTS if kind != "full"])
+@pytest.mark.parametrize("how", [{}, CROSS], ids=["bi", "cross"])
+def test_meta_gradients_of_second_order_are_those_of_finite_differences(
+    training: Training, adapted: str, how: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Through the steps of the inner loop and the whole BERT, on the tasks of a training."""
+    exact, seen = bert_loop.meta_gradients, []
+
+    def noted(*given: Any) -> Any:
+        seen.append(given)
+        return exact(*given)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bert_loop, "meta_gradients", noted)
+        settings = {**SMALL, **how, "head_steps": 0, "inner_learning_rate": 0.3, "steps": 1}
+        settings |= {"adapted": adapted, "attention": "eager", "first_order": False}
+        BertMAML(**{**settings, "bert_inner_learning_rate": 0.3}).fit(training)
+    ((scorer, weights, tasks, inner, *others),) = seen
+    torch.manual_seed(0)
+    # off the start, where a factor of each low-rank update is 0
+    start = {name: w.detach() + 0.1 * torch.randn_like(w) for name, w in weights.items()}
+
+    def loss_and_gradients(moved: float, how: InnerLoop, along: dict[str, Tensor]) -> Any:
+        given = {
+            name: (value + moved * along.get(name, torch.zeros(()))).requires_grad_()
+            for name, value in start.items()
+        }
+        return exact(scorer, given, tasks, how, *others)
+
+    _, found = loss_and_gradients(0.0, inner, {})
+    _, first = loss_and_gradients(0.0, replace(inner, first_order=True), {})
+    size = float(torch.sqrt(sum((value**2).sum() for value in found.values())))
+    step = 1e-3 / size
+    up, down = (float(loss_and_gradients(sign * step, inner, found)[0]) for sign in (1, -1))
+    of_first_order = float(sum((first[name] * found[name]).sum() for name in found))
+    # far nearer to what is found than to what first order gives along the same direction
+    assert abs((up - down) / (2 * step) - size**2) < 0.15 * abs(of_first_order - size**2)
 
 
 @pytest.mark.parametrize("kind", [BertMAML, BertTransfer])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,42 @@ def test_of_pairs_in_memory_the_least_recently_used_give_way(
     assert len(calls) == 3
     cache(second)
     assert len(calls) == 4
+
+
+def test_on_a_full_disk_pairs_are_kept_in_memory_and_no_more_is_written(
+    bert: AdaptedBert, tmp_path: Path, calls: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = []
+
+    def full(*_: object, **__: object) -> None:
+        attempts.append(1)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("numpy.save", full)
+    cache = PairCache(bert, 0, 1.0, 1.0, tmp_path)
+    with pytest.warns(UserWarning, match=f"{tmp_path}.*No space left"):
+        first = cache(PAIRS)
+    assert torch.equal(values_of(cache(PAIRS)), values_of(first))
+    cache(PAIRS[:1])
+    assert (len(calls), len(attempts)) == (2, 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_may_ask_for_pairs_at_the_same_time(bert: AdaptedBert) -> None:
+    """Room for two of six: each thread throws out what another is about to read."""
+    asked = [[Pair([2, word, 3], [0, 0, 1])] for word in range(5, 11)]
+    expected = [values_of(PairCache(bert, 0, 0.0)(pairs)) for pairs in asked]
+    size = 4 * SIZE * 3 / MEBIBYTE
+    cache = PairCache(bert, 0, memory_mib=2.5 * size)
+
+    def ask(start: int) -> bool:
+        places = [(start + step) % len(asked) for step in range(200)]
+        return all(torch.equal(values_of(cache(asked[at])), expected[at]) for at in places)
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(ask, range(4)))
+    assert len(cache._kept) == 2
+    assert cache._held == 2 * 4 * SIZE * 3
 
 
 def test_processes_that_write_to_one_folder_share_its_budget(
