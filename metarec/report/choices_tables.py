@@ -261,9 +261,9 @@ def _how_to_read(study: Study) -> list[str]:
         f"0 steps: the same weights at K = {study.k_shot} without adaptation. Adapt and Score: "
         f"wall seconds of a test user at K = {study.k_shot}, {_timed(study)}, to adapt "
         f"to the support and to score the {study.shortlist} candidates; GiB: peak resident memory "
-        f"of a run’s process, training included, mean over seeds; {_machine(study)}. A bi-encoder has "
-        "read the catalogue beforehand, which is in neither; a cross-encoder reads its pairs, frozen "
-        "layers included, while it scores.",
+        f"of a run’s process, training included, mean over seeds; {_machine(study)}. A bi-encoder "
+        "has read the catalogue beforehand, which is in neither; a cross-encoder reads its pairs, "
+        "frozen layers included, while it scores.",
     ]
     rates = _chosen_rates(study)
     return [*notes, *([rates] if rates else [])]

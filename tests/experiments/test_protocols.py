@@ -218,7 +218,8 @@ def test_shots_are_random_where_the_data_have_no_times_to_order_them_by(
     made: Any = runpy.run_path(str(ROOT / "experiments" / "protocols.py"), run_name="plan")
     materials = SimpleNamespace(dataset=SimpleNamespace(times=times))
     made["in_some_order"].__globals__["prepare"] = lambda *_, **__: materials
-    runs = [RunConfig.from_dict({"episode": {"order": "time"}})] * 2
+    learner = {"name": "random", "_target_": "metarec.baselines.Random"}
+    runs = [RunConfig.from_dict({"episode": {"order": "time"}, "learner": learner})] * 2
     orders = [one.episode.order for one in made["in_some_order"]("mamo", runs)]
     said = "mamo: shots are drawn at random" in capsys.readouterr().out
     assert (orders, said) == ((["random"] * 2, True) if times is None else (["time"] * 2, False))
