@@ -15,13 +15,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from metarec.errors import MetarecError, RunError
 from metarec.evaluation.items_left_out import jackknife_error, means_without
-from metarec.evaluation.significance import MIN_SEEDS
 from metarec.report.cells import Column
 from metarec.report.collect import finished_records, read_records, results_of
 from metarec.report.console import announce
@@ -43,6 +42,7 @@ from metarec.runs.measure import Adapting, main_episodes
 from metarec.runs.prepare import prepare, training_of
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.console import Console
 
     from metarec.learner import Learner
@@ -86,7 +86,7 @@ def build_report(
         raise RunError(
             "hybrid and predicted_popularity are needed at the same seed; run experiments/hybrid.py"
         )
-    found: dict[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]] = {}
+    found: dict[tuple[str, int], list[_OfSeed]] = {}
     for seed in seeds:
         for place, values in _of_seed(hybrid[seed], popular[seed], groups, progress).items():
             found.setdefault(place, []).append(values)
@@ -103,10 +103,21 @@ def build_report(
     return written
 
 
+class _OfSeed(NamedTuple):
+    """What one seed gave in a regime."""
+
+    tasks: int
+    """Users who have a value."""
+    means: np.ndarray
+    """[rows]"""
+    without: np.ndarray
+    """[rows, groups] means without a group."""
+
+
 def _of_seed(
     hybrid: Record, popular: Record, groups: int, progress: bool
-) -> dict[tuple[str, int], tuple[np.ndarray, np.ndarray]]:
-    """Regime and K to [rows] means and [rows, groups] means without a group."""
+) -> dict[tuple[str, int], _OfSeed]:
+    """What a seed gave, by regime and K."""
     materials = prepare(hybrid.config, needs_features=True)
     for record in (hybrid, popular):
         record.check_unchanged(materials.data_checksum, materials.feature_key)
@@ -122,25 +133,28 @@ def _of_seed(
     for episodes in main_episodes(hybrid.config, materials.split):
         if episodes.regime not in REGIMES:
             continue
-        means = [
-            _mean(hybrid, episodes.regime, episodes.k_shot, True),
-            _mean(hybrid, episodes.regime, episodes.k_shot, False),
-            _mean(popular, episodes.regime, episodes.k_shot, True),
+        values = [
+            _values(hybrid, episodes.regime, episodes.k_shot, True),
+            _values(hybrid, episodes.regime, episodes.k_shot, False),
+            _values(popular, episodes.regime, episodes.k_shot, True),
         ]
-        without = means_without(pairs, episodes, groups, metric=METRIC, progress=progress)
-        found[episodes.regime, episodes.k_shot] = np.array(means), without
+        found[episodes.regime, episodes.k_shot] = _OfSeed(
+            int(values[0].notna().sum()),
+            np.array([own.mean() for own in values]),
+            means_without(pairs, episodes, groups, metric=METRIC, progress=progress),
+        )
     return found
 
 
-def _mean(record: Record, regime: str, k_shot: int, adapted: bool) -> float:
+def _values(record: Record, regime: str, k_shot: int, adapted: bool) -> pd.Series:
     frame = record.per_task
     own = (frame["part"] == "test") & (frame["regime"] == regime) & (frame["k_shot"] == k_shot)
     own &= (frame["evaluation"] == "main") & (frame["adapted"] == adapted)
-    return float(np.nanmean(frame.loc[own, METRIC]))
+    return frame.loc[own, METRIC]
 
 
 def _table(
-    found: Mapping[tuple[str, int], list[tuple[np.ndarray, np.ndarray]]],
+    found: Mapping[tuple[str, int], list[_OfSeed]],
     groups: int,
     seeds: Sequence[int],
     sources: Sequence[str],
@@ -148,15 +162,17 @@ def _table(
     rows: dict[str, list[Cell]] = {name: [] for name in ROWS}
     gains: dict[str, list[Cell]] = {f"minus {name.lower()}": [] for name in ROWS[1:]}
     for (regime, k_shot), of_seeds in found.items():
-        means = np.mean([one for one, _ in of_seeds], axis=0)
-        without = np.mean([other for _, other in of_seeds], axis=0)
+        means = np.mean([one.means for one in of_seeds], axis=0)
+        without = np.mean([one.without for one in of_seeds], axis=0)
+        counts = [one.tasks for one in of_seeds]
         for row, name in enumerate(ROWS):
             source = Source(name, regime, k_shot, METRIC)
-            rows[name].append(_cell(means[row], without[row], source, len(seeds)))
+            rows[name].append(_cell(means[row], without[row], source, counts))
         for row, name in enumerate(gains, start=1):
             source = Source(f"hybrid {name}", regime, k_shot, METRIC)
             apart = means[0] - means[row], without[0] - without[row]
-            gains[name].append(_cell(*apart, source, len(seeds), signed=True))
+            gains[name].append(_cell(*apart, source, counts, signed=True))
+    estimates = [cell.estimate for cells in rows.values() for cell in cells]
     return Table(
         name="hybrid_items",
         title="The hybrid learner on new items: errors over items, nDCG@10",
@@ -175,19 +191,19 @@ def _table(
             "`hybrid.md` are those of other users.",
             *sources,
         ),
-        preliminary=len(seeds) < MIN_SEEDS,
+        preliminary=any(estimate is not None and estimate.few for estimate in estimates),
     )
 
 
 def _cell(
-    mean: float, without: np.ndarray, source: Source, seeds: int, signed: bool = False
+    mean: float, without: np.ndarray, source: Source, counts: Sequence[int], signed: bool = False
 ) -> Cell:
     error = float(jackknife_error(without))
     low, high = mean - NORMAL * error, mean + NORMAL * error
     return Cell(
         number(mean, signed=signed),
         interval_text(low, high, signed=signed) if not math.isnan(error) else "",
-        estimate=Estimate(float(mean), low, high, 0, seeds, 0),
+        estimate=Estimate(float(mean), low, high, max(counts), len(counts), sum(counts)),
         source=source,
     )
 
