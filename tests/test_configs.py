@@ -45,6 +45,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "maml_fusion_attention": ("maml", {"scorer": "fusion_attention"}),
     "maml_collaborative": ("maml", {"representation": "collaborative"}),
     "maml_both": ("maml", {"representation": "both"}),
+    "transfer_collaborative": ("transfer", {"representation": "collaborative"}),
+    "r2d2_collaborative": ("r2d2", {"representation": "collaborative"}),
     "transfer_both": ("transfer", {"representation": "both"}),
     "r2d2_both": ("r2d2", {"representation": "both"}),
     "bert_maml_cross": ("bert_maml", {"reads": "cross", "head_steps": 0}),

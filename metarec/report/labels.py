@@ -72,6 +72,7 @@ _LEARNERS: dict[str, tuple[str, str]] = {
     "ridge": ("Content", "Ridge on BERT"),
     "predicted_popularity": ("Content", "Predicted popularity"),
     "transfer": ("Transfer", "Transfer"),
+    "transfer_collaborative": ("Transfer", "Transfer over collaborative"),
     "transfer_both": ("Transfer", "Transfer over both"),
     "maml": (GRADIENT, "MAML"),
     "maml_learn2learn": (GRADIENT, "MAML, learn2learn"),
@@ -96,6 +97,7 @@ _LEARNERS: dict[str, tuple[str, str]] = {
     "prototypical_no_projection": (METRIC, "Prototypical, no projection"),
     "matching": (METRIC, "Matching"),
     "r2d2": (METRIC, "R2-D2"),
+    "r2d2_collaborative": (METRIC, "R2-D2 over collaborative"),
     "r2d2_both": (METRIC, "R2-D2 over both"),
     "cnp": (METRIC, "CNP"),
     "tanp": (METRIC, "TaNP"),
@@ -115,7 +117,10 @@ SCORERS: dict[str, tuple[str, ...]] = {
         *("maml_fusion_fixed", "maml_fusion_learned", "maml_fusion_attention"),
     ),
     "MAML, MLP, by representation": ("maml_collaborative", "maml_both"),
-    "Others over text and over both": ("transfer", "transfer_both", "r2d2", "r2d2_both"),
+    "Others by representation": (
+        *("transfer", "transfer_collaborative", "transfer_both"),
+        *("r2d2", "r2d2_collaborative", "r2d2_both"),
+    ),
 }
 """The table of scorers and representations: section to its learners."""
 

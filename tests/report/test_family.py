@@ -132,7 +132,7 @@ def test_scorers_stand_in_a_table_of_their_own_and_are_compared_with_maml(make_r
             ["MAML, 0 steps", "MAML", "MAML, cosine, 0 steps", "MAML, cosine"],
         ),
         ("MAML, MLP, by representation", ["MAML over both, 0 steps", "MAML over both"]),
-        ("Others over text and over both", ["R2-D2", "R2-D2 over both"]),
+        ("Others by representation", ["R2-D2", "R2-D2 over both"]),
     ]
     rows = rows_of(tables["scorers"])
     marks = [rows[label].cells[0].mark for label in ("MAML", "MAML, cosine", "MAML over both")]
