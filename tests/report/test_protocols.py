@@ -13,7 +13,14 @@ from metarec.audit.tables import check_tables
 from metarec.errors import RunError
 from metarec.evaluation.significance import holm, interval, wilcoxon
 from metarec.report.protocols import build_report, main
-from metarec.report.protocols_figures import MAE, MELU, P5, RECBOLE_METAREC, TABLES
+from metarec.report.protocols_figures import (
+    MAE,
+    MELU,
+    P5,
+    RECBOLE_METAREC,
+    TABLES,
+    TOOLKIT_100K,
+)
 from metarec.report.protocols_results import studies_of
 from metarec.report.protocols_tables import BEATS, tables_of
 from metarec.report.table import number
@@ -121,12 +128,12 @@ def test_figures_of_others_stand_above_our_own_on_the_same_split(recbole):
     table = only_table([*records, *(recbole("maml", seed=s, without_steps=0.5) for s in (0, 1))])
     rows = rows_of(table)
     labels = [label for _, label in rows]
-    assert labels[:6] == [
-        *("Chance", "FOMeLU", "MAMO", "TaNP", "Random ranker", "Item mean, unshrunk"),
-    ]
-    assert labels[6:] == ["Item mean", "MAML, 0 steps", "MAML"]
-    for one in RECBOLE_METAREC:
-        shown = rows["Published code, run again on this split", one.label]
+    toolkit = ("MeLU, toolkit", "MAMO, toolkit", "TaNP, toolkit")
+    again = ("FOMeLU", "MAMO", "TaNP", "Random ranker", "Item mean, unshrunk")
+    assert labels == ["Chance", *toolkit, *again, "Item mean", "MAML, 0 steps", "MAML"]
+    for one in (*TOOLKIT_100K, *RECBOLE_METAREC):
+        kind = "Published" if one in TOOLKIT_100K else "Published code, run again on this split"
+        shown = rows[kind, one.label]
         assert [shown[head].value for head in ("P@5", "nDCG@5", "MRR@5")] == [
             number(value) for value in one.values.values()
         ]
@@ -200,9 +207,12 @@ def test_the_published_split_and_random_ones_are_tables_of_their_own(splits, rec
     names = [table.name for study in studies for table in tables_of(study)]
     assert names == [
         *("protocol_recbole_metarec", "protocol_recbole_metarec_splits"),
-        *("protocol_melu", "protocol_melu_differences"),
-        *("protocol_melu_ndcg_1", "protocol_melu_ndcg_1_differences"),
-        *("protocol_melu_ndcg_3", "protocol_melu_ndcg_3_differences"),
+        *("protocol_melu", "protocol_melu_ndcg_1", "protocol_melu_ndcg_3"),
+    ]
+    more = tables_of(studies_of([melu("item_mean"), melu("maml")])[0])
+    names = [f"protocol_melu{metric}" for metric in ("", "_ndcg_1", "_ndcg_3")]
+    assert [table.name for table in more] == [
+        file for name in names for file in (name, f"{name}_differences")
     ]
 
 
@@ -232,7 +242,8 @@ def test_what_beats_the_best_reproduction_of_melu_is_marked_cell_by_cell(melu):
     assert [cell.value for cell in row_of(table, "Random").values()] == ["–"] * 4
     assert [cell.value for cell in row_of(table, "Chance").values()] == ["–"] * 4
     assert any(BEATS in note for note in table.notes)
-    ndcg = tables_of(studies_of(records)[0])[1]
+    by_name = {one.name: one for one in tables_of(studies_of(records)[0])}
+    ndcg = by_name["protocol_melu_ndcg_1"]
     assert BEATS not in ndcg.to_markdown()
     assert [cell.value for cell in row_of(ndcg, "Chance").values()] == [".500"] * 4
     assert "Published" not in [section.title for section in ndcg.sections]
@@ -245,14 +256,16 @@ def test_files_are_the_same_in_any_order_and_each_figure_follows_from_its_record
     records += [melu("item_mean"), melu("maml", without_steps=0.2)]
     one = build_report(records, tmp_path / "one")
     two = build_report(records[::-1], tmp_path / "two")
-    assert len(one) == 5 * 3
+    assert len(one) == 8 * 3
     for first, second in zip(one, two, strict=True):
         assert first.read_bytes() == second.read_bytes(), first.name
         assert str(tmp_path).encode() not in first.read_bytes(), first.name
         assert first.suffix != ".tex" or first.read_text().isascii(), first.name
     findings = list(check_tables(tmp_path / "one", []))
-    assert len(findings) == 10
-    assert [finding for finding in findings if finding.problem] == []
+    # two forms of five tables, and of the differences of MeLU's three
+    assert len(findings) == 16
+    assert {finding.result for finding in findings} == {"open"}
+    assert all("prints what protocol_" in finding.problem for finding in findings)
 
     content = json.loads(
         (tmp_path / "one/records/protocol_recbole_metarec_splits.json").read_text()
