@@ -146,8 +146,8 @@ class BertLearner:
             raise LearnerError(f"learner.reads={reads!r}{did_you_mean(reads, READS)}")
         if reads == "cross" and head_steps:
             raise LearnerError(
-                f"learner.head_steps={head_steps}: only the head of a bi-encoder is trained "
-                "beforehand; set learner.head_steps=0"
+                f"learner.head_steps={head_steps}: a cross-encoder has no head that is trained "
+                "beforehand, as a bi-encoder has; set learner.head_steps=0"
             )
         if reads == "cross" and scorer != "mlp":
             raise LearnerError(

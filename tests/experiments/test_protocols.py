@@ -135,11 +135,11 @@ def test_a_run_that_fails_is_named_and_the_others_stand_in_the_table(
 ) -> None:
     stages = ["plan.protocols=[recbole_metarec]", "plan.stages.recbole_metarec.splits=1"]
     # the data have no times
-    wrong = "plan.stages.recbole_metarec.set=['episode.order=time']"
+    wrong = "plan.stages.recbole_metarec.set=['split.method=time']"
     assert protocols(*stages, wrong) == 1
     printed = capsys.readouterr().out
     assert "2 runs finished, 2 failed" in printed
-    assert "failed recbole_metarec: item_mean, split 0, seed 0: EpisodeError" in printed
+    assert "failed recbole_metarec: item_mean, split 0, seed 0: SplitError" in printed
     assert (tmp_path / "paper" / "tables" / "protocol_recbole_metarec.md").is_file()
 
 

@@ -24,10 +24,12 @@ def test_records_of_two_code_versions_are_refused_with_versions_runs_and_remedy(
 
 def test_code_versions_are_mixed_on_demand_and_the_note_names_both(make_record):
     records = [make_record("maml", code="1" * 64), make_record("ease", code="2" * 64)]
-    (table,) = assemble(records, allow_mixed_versions=True).tables
-    notes = " ".join(table.notes)
-    assert "code 111111111111 and 222222222222" in notes
-    assert "--allow-mixed-versions" in notes
+    tables = assemble(records, allow_mixed_versions=True).tables
+    assert [table.name for table in tables] == ["main", "main_differences"]
+    for table in tables:
+        notes = " ".join(table.notes)
+        assert "code 111111111111 and 222222222222" in notes
+        assert "--allow-mixed-versions" in notes
 
 
 @pytest.mark.parametrize(
