@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from metarec.report.cells import CHANCE
@@ -9,7 +10,7 @@ from metarec.report.notes import notes_of_differences
 from metarec.report.table import Cell, Row, Section, Table
 
 
-def with_differences(table: Table) -> list[Table]:
+def with_differences(table: Table, without: Sequence[str] = ()) -> list[Table]:
     """A table of learners, and each of its rows minus the reference of the column.
 
     Means with their marks say who differs from the reference; this says by how much, with the
@@ -17,6 +18,7 @@ def with_differences(table: Table) -> list[Table]:
 
     Args:
         table: whose cells are compared with a reference.
+        without: notes of the table about rows that are no learners', and are left out.
 
     Returns:
         The table, followed by `<name>_differences` unless nothing in it was compared.
@@ -35,7 +37,7 @@ def with_differences(table: Table) -> list[Table]:
         name=name,
         title=f"{table.title}: minus the reference of each column",
         sections=tuple(sections),
-        notes=notes_of_differences(table.notes, name),
+        notes=notes_of_differences([one for one in table.notes if one not in without], name),
         shown=False,
     )
     return [table, differences]

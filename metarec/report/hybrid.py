@@ -140,7 +140,7 @@ def _test_tables(
         notes=(*(told if aimed else ()), *notes_of(results, columns, preliminary, HYBRID)),
         preliminary=preliminary,
     )
-    tables = [*with_differences(table), margin_table(results, columns)]
+    tables = [*with_differences(table, told), margin_table(results, columns)]
     return [(table, provenance_of(results)) for table in tables if table is not None]
 
 

@@ -51,7 +51,8 @@ class Shown:
         name: its file name.
         title: what it shows.
         columns: heading, metric and regime of each column.
-        differences: heading, metric and regime of each column of differences to the reference.
+        differences: those of the columns of which a column has the differences to the reference;
+            without any, these have a table of their own.
         figures: rows of others.
     """
 
@@ -96,7 +97,7 @@ MELU = (
 )
 
 # The toolkit's own tables, asset/result/MovieLens-100K.md at commit 0c06f494 and MovieLens-1M.md at
-# 9e220d4d, of rating data and its own split; a later commit (3c8a84bc) has them empty
+# 9e220d4d (empty at 3c8a84bc), of rating data and its own split
 TOOLKIT_100K = (
     Figures("MeLU (toolkit)", "MeLU, toolkit", PAPER, _at_5(0.5345, 0.5331, 0.7359)),
     Figures("MAMO (toolkit)", "MAMO, toolkit", PAPER, _at_5(0.6103, 0.5929, 0.7144)),

@@ -7,14 +7,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from metarec.evaluation.significance import interval
-from metarec.report.cells import Column, column_cells, difference_cell, grouped
+from metarec.report.cells import Column, column_cells, grouped
 from metarec.report.collect import Results
 from metarec.report.differences import with_differences
 from metarec.report.labels import Variant, label_of
 from metarec.report.notes import effects_note, notes_of, source_notes
 from metarec.report.protocols_figures import KINDS, TABLES, Figures, Shown
 from metarec.report.protocols_results import Study
-from metarec.report.selection import higher_is_better, significance_of
+from metarec.report.selection import higher_is_better
 from metarec.report.table import (
     Cell,
     Estimate,
@@ -46,7 +46,8 @@ def tables_of(study: Study) -> list[Table]:
     tables = []
     for shown in TABLES[study.key]:
         table = _table(study, shown)
-        tables += [table] if shown.differences else with_differences(table)
+        about_others = _notes_on_others(study, shown)
+        tables += [table] if shown.differences else with_differences(table, about_others)
     return tables
 
 
@@ -57,18 +58,18 @@ def _table(study: Study, shown: Shown) -> Table:
     if REFERENCE not in results.variants:
         differing = []
     measured, preliminary = column_cells(results, columns, REFERENCE)
-    differences = [_differences(results, column) for column in differing]
     chance = (*chance_cells(results, columns), *(Cell() for _ in differing))
     to_beat = [_to_beat(shown.figures, column) for column in columns]
 
     def cells(variant: Variant | None) -> tuple[Cell, ...]:
         if variant is None:
             return chance
+        means = dict(zip(columns, measured(variant), strict=True))
         own = [
             _marked(cell, figure, column.metric)
-            for cell, figure, column in zip(measured(variant), to_beat, columns, strict=True)
+            for (column, cell), figure in zip(means.items(), to_beat, strict=True)
         ]
-        return (*own, *(found.get(variant, Cell()) for found in differences))
+        return (*own, *(_difference(means[column]) for column in differing))
 
     first, *groups = grouped(results, cells)
     named = label_of(REFERENCE).lower()
@@ -112,14 +113,10 @@ def chance_cells(results: Results, columns: Sequence[Column]) -> tuple[Cell, ...
     return tuple(cells)
 
 
-def _differences(results: Results, column: Column) -> dict[Variant, Cell]:
-    """Each learner minus the reference, paired over tasks, with Holm over the learners."""
-    values = results.select(column.metric, "test", column.regime, column.k_shot, column.evaluation)
-    tested = significance_of(values, results.variants, REFERENCE, column.metric)
-    return {
-        variant: difference_cell(variant, REFERENCE, column, estimate)
-        for variant, estimate in tested.items()
-    }
+def _difference(mean: Cell) -> Cell:
+    """That of a learner to the reference; none of the reference to itself."""
+    versus = mean.versus
+    return Cell() if versus is None or versus.estimate is None else versus
 
 
 def _others(figures: Sequence[Figures], columns: Sequence[Column], more: int) -> list[Section]:
@@ -169,8 +166,8 @@ def _marked(cell: Cell, figure: float, metric: str) -> Cell:
     return replace(cell, mark=cell.mark + BEATS) if beats else cell
 
 
-def _own_notes(study: Study, shown: Shown, tested: bool) -> list[str]:
-    """What only tables of protocols have to say."""
+def _notes_on_others(study: Study, shown: Shown) -> list[str]:
+    """What is to be said of the rows that are not ours, and of what beats them."""
     notes = []
     spreads = [f"{one.label} {one.spread}" for one in shown.figures if one.spread]
     if shown.figures:
@@ -181,6 +178,12 @@ def _own_notes(study: Study, shown: Shown, tested: bool) -> list[str]:
         )
     if any(one.to_beat for one in shown.figures):
         notes.append(f"{BEATS}: the whole interval is better than the best reproduction.")
+    return notes
+
+
+def _own_notes(study: Study, shown: Shown, tested: bool) -> list[str]:
+    """What only tables of protocols have to say."""
+    notes = _notes_on_others(study, shown)
     if study.pooled:
         notes.append(
             f"Pooled over {len(study.splits)} splits: a task is a user, with all splits that test "
