@@ -272,7 +272,7 @@ def test_a_tuning_that_is_told_how_its_trials_do_on_test(
 
     for module, name, leak, check, told in (
         (tuning, "run", on_both, "trials", "a trial of tuning measured test and validation"),
-        (measure, "draw", disguised, QUERIES, "validation"),
+        (measure, "draw", disguised, QUERIES, "validation/user_cold, K=3: the query sets are not"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(module, name, leak)
