@@ -31,11 +31,14 @@ _PACKAGE = Path(__file__).resolve().parent.parent
 
 @cache
 def code_hash() -> str:
-    """SHA-256 over the code that decides results: `metarec/**/*.py` without report and speed."""
+    """SHA-256 over the code that decides results: `metarec/**/*.py` without what reads or times it.
+
+    That is `report/`, `audit/` and `speed/`.
+    """
     digest = hashlib.sha256()
     for file in sorted(_PACKAGE.rglob("*.py")):
         name = file.relative_to(_PACKAGE).as_posix()
-        if not name.startswith(("report/", "speed/")) and not name.endswith("/speed.py"):
+        if not name.startswith(("report/", "audit/", "speed/")) and not name.endswith("/speed.py"):
             digest.update(f"{name}\n{len(file.read_bytes())}\n".encode())
             digest.update(file.read_bytes())
     return digest.hexdigest()
