@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, get_args
@@ -16,6 +17,7 @@ from small_checkpoint import small_encoder
 
 from metarec import baselines
 from metarec.attributes import Attributes
+from metarec.audit.fits import lacking_fits
 from metarec.data.dataset import CleaningReport, Dataset
 from metarec.episodes import EpisodeSampler, labels_of
 from metarec.errors import LearnerError
@@ -250,9 +252,25 @@ def tiny_split() -> Split:
     return Split.by_seed(dataset, seed=1)
 
 
-def make_training(kind: TaskKind, feedback: Feedback, seed: int = 0) -> Training:
+def train_alone(split: Split) -> Split:
+    """The same split of the same users and items, without any interaction that is not train's."""
+    data, rows = split.dataset, split.rows("train")
+    kept = {name: getattr(data, name)[rows] for name in ("users", "items", "ratings")}
+    return Split(
+        replace(data, **kept, report=CleaningReport(read=len(rows), kept=len(rows))),
+        split.user_group,
+        split.item_group,
+        split.part[rows],
+        split.method,
+        {},
+    )
+
+
+def make_training(
+    kind: TaskKind, feedback: Feedback, seed: int = 0, split: Split | None = None
+) -> Training:
     """The training of a tiny data set of 40 users and 30 items."""
-    split = tiny_split()
+    split = tiny_split() if split is None else split
     data = split.dataset
     rows = split.rows("train")
     tasks, candidates = (data.users, data.items) if kind == "user" else (data.items, data.users)
@@ -375,6 +393,26 @@ def test_scores_are_finite_float32_of_tasks_by_candidates(
     assert scores.shape == (N_TASKS, training.n_candidates)
     assert scores.dtype == np.float32
     assert np.isfinite(scores).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "kinds", "feedbacks"), [row[1:] for row in LEARNERS], ids=[row[0] for row in LEARNERS]
+)
+def test_what_is_not_train_has_no_part_in_what_is_learned(
+    make: Make, kinds: tuple[TaskKind, ...], feedbacks: tuple[Feedback, ...]
+) -> None:
+    """The ledger says what a fit noted; this, what it used."""
+    kind, feedback = kinds[0], feedbacks[-1]
+    _, meta, _ = fitted(make, kind, feedback)
+    alone = make_training(kind, feedback, split=train_alone(tiny_split()))
+    assert bits(make().fit(alone)) == bits(meta)
+
+
+@every_learner
+def test_the_ledger_names_all_that_it_fits(make: Make, kind: TaskKind, feedback: Feedback) -> None:
+    learner, _, training = fitted(make, kind, feedback)
+    target = f"{type(learner).__module__}.{type(learner).__qualname__}"
+    assert lacking_fits(target, {entry.fit for entry in training.ledger.entries}) == []
 
 
 @every_learner

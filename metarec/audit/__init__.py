@@ -19,16 +19,17 @@ from metarec.audit.finding import Finding, fails, show
 from metarec.audit.fits import check_fits
 from metarec.audit.queries import Redraws, check_queries
 from metarec.audit.tables import check_tables
-from metarec.audit.tuning import check_tunings
+from metarec.audit.tuning import check_tunings, check_values
 from metarec.errors import MetarecError, RunError, did_you_mean
 from metarec.report.collect import read_records
 from metarec.runs.measure import LOOKS
 from metarec.runs.prepare import prepare
+from metarec.runs.run import run_name
 from metarec.runs.store import Record
 
 __all__ = ["Finding", "audit", "show"]
 
-DATA = "data"
+DATA, NAMES = "data", "configuration"
 
 
 def audit(
@@ -78,6 +79,7 @@ def audit(
     if paper is not None:
         trials = {one.path.name: one for one in finished if one.config.experiment == "tuning"}
         findings += check_tunings(paper, configs, trials)
+        findings += check_values(configs, finished)
         findings += check_tables(paper, records)
     return findings
 
@@ -86,6 +88,13 @@ def _of_record(
     record: Record, redraws: Redraws, folders: Mapping[str, str], allow_old: bool
 ) -> Iterator[Finding]:
     config, name = record.config, record.path.name
+    checksums = (record.content.get(key, "") for key in ("feature_key", "split_checksum"))
+    if config.hash(str(record.data_checksum), *checksums) != record.content["hash"]:
+        yield fails(NAMES, name, "its configuration is not the one that it was run with")
+    elif name != run_name(config, record.content["hash"]):
+        yield fails(NAMES, name, f"is called {run_name(config, record.content['hash'])}")
+    else:
+        yield Finding(NAMES, name)
     if config.data.name in folders:
         config = replace(config, data=replace(config.data, folder=folders[config.data.name]))
     try:

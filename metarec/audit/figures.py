@@ -15,7 +15,7 @@ from metarec.runs.store import Record
 MEANS = "means of the record"
 SELECTION = "selection"
 TRIALS = "trials"
-_CHOOSING = ("tuning", "_validation", "_blocks", "_grids")
+CHOOSING = ("tuning", "_validation", "_blocks", "_grids")
 """What the names of experiments end in that values are chosen by."""
 _POOLED = "rated/pooled_"
 _COLD = ("user_cold", "item_cold", "both_cold")
@@ -49,7 +49,7 @@ def check_selection(record: Record) -> Iterator[Finding]:
     """Whether what tuning maximises is the one of validation, and a trial measured nothing else."""
     name = record.path.name
     experiment = record.config.experiment
-    if experiment.endswith(_CHOOSING):
+    if experiment.endswith(CHOOSING):
         parts = sorted({*record.config.evaluation.parts, *record.per_task["part"].unique()})
         if parts != ["validation"]:
             yield fails(TRIALS, name, f"a trial of {experiment} measured {' and '.join(parts)}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,26 @@ from metarec.runs.store import Record
 from metarec.splits import Split
 
 FITS = "what the fits consumed"
+
+_OF_CLASS: dict[str, tuple[str, ...]] = {
+    "Popularity": ("popularity",),
+    "ItemMean": ("means",),
+    "ItemKNN": ("matrix",),
+    "EASE": ("matrix",),
+    "ALS": ("matrix",),
+    "BiasedMF": ("factors, biases and readout",),
+    "Ridge": ("normaliser",),
+    "PredictedPopularity": ("normaliser", "popularity"),
+    "TfidfCosine": ("vocabulary of words",),
+    "MeLU": ("normaliser",),
+    "Hybrid": ("batches of users", "contents"),
+}
+"""What each class of learner fits besides itself, whatever its arguments."""
+
+_INPUTS = frozenset({"normaliser", "factors"})
+"""One of which is fitted by every other learner of a backend: what it reads."""
+
+_WITHOUT_INPUTS = ("BertMAML", "BertTransfer")
 _FIRST = {"validation": 1, "test": 5}
 
 
@@ -41,9 +61,11 @@ def check_fits(
     problems = []
     expected = _of_rows(split, np.flatnonzero(split.part == 0), episode)
     fits = {one["fit"] for one in entries}
-    for needed in ("learner", f"sampler of {episode.task} tasks"):
-        if needed not in fits:
-            problems.append(f"{needed}: the record does not say what it consumed")
+    lacking = [
+        needed for needed in ("learner", f"sampler of {episode.task} tasks") if needed not in fits
+    ]
+    lacking += lacking_fits(record.config.learner.target, fits)
+    problems += [f"{needed}: the record does not say what it consumed" for needed in lacking]
     for one in entries:
         fit, what = one["fit"], one["what"]
         if what in expected:
@@ -58,6 +80,24 @@ def check_fits(
     yield from (fails(FITS, name, problem) for problem in problems)
     if not problems:
         yield Finding(FITS, name)
+
+
+def lacking_fits(target: str, fits: Collection[str]) -> list[str]:
+    """What a learner of metarec fits and a record says nothing of.
+
+    Args:
+        target: dotted path of its class; of classes that are not metarec's nothing is known.
+        fits: what the record notes.
+    """
+    package, _, rest = target.partition(".")
+    name = rest.rpartition(".")[2]
+    if package != "metarec":
+        return []
+    if name in _OF_CLASS:
+        return [needed for needed in _OF_CLASS[name] if needed not in fits]
+    if rest.startswith("baselines.") or name in _WITHOUT_INPUTS or _INPUTS & {*fits}:
+        return []
+    return [" or ".join(sorted(_INPUTS))]
 
 
 def _of_rows(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int32, Int64, Shaped
+from jaxtyping import Float32, Int32, Int64, Shaped
 
 from metarec.audit.finding import Finding, fails
+from metarec.episodes import Ragged
 from metarec.evaluation.episodes import EvaluationEpisodes
+from metarec.evaluation.evaluate import chance
 from metarec.runs.config import RunConfig
 from metarec.runs.measure import curve, look_episodes, main_episodes
+from metarec.runs.sections import ProtocolConfig
 from metarec.runs.store import Record
 from metarec.splits import REGIMES, Split
 
@@ -62,15 +65,22 @@ class Redraws:
 
 
 def check_queries(record: Record, redrawn: Redrawn) -> Iterator[Finding]:
-    """Compares the episodes of a record, and its rows per task, with those that the data give."""
+    """Compares a record with the data: its episodes, its rows per task, the chance levels."""
     name = record.path.name
-    problems = [*redrawn.violations, *_differences(record, redrawn), *_rows(record, redrawn)]
+    problems = [
+        *redrawn.violations,
+        *_differences(record, redrawn),
+        *_rows(record, redrawn),
+        *_chances(record, redrawn),
+    ]
     yield from (fails(QUERIES, name, problem) for problem in problems)
     if not problems:
         yield Finding(QUERIES, name)
 
 
-def violations(split: Split, episodes: EvaluationEpisodes, also: tuple[str, ...] = ()) -> list[str]:
+def violations(
+    split: Split, episodes: EvaluationEpisodes, protocol: ProtocolConfig | None = None
+) -> list[str]:
     """What is wrong with evaluation episodes, by the data and the parts of the split alone.
 
     Nothing here calls what draws episodes: it is said a second time.
@@ -78,12 +88,14 @@ def violations(split: Split, episodes: EvaluationEpisodes, also: tuple[str, ...]
     Args:
         split: of the data.
         episodes: to be judged.
-        also: regimes whose interactions may be queries too.
+        protocol: the published one that they follow, if any: tasks may then have items that no
+            train user has rated, and are not asked for all that they have.
 
     Returns:
         A sentence each; empty if all is well.
     """
     data, regime = split.dataset, episodes.regime
+    also = ("both_cold",) if protocol is not None and regime == "user_cold" else ()
     code = data.users.astype(np.int64) * data.n_items + data.items
     order = np.argsort(code, kind="stable")
 
@@ -116,6 +128,8 @@ def violations(split: Split, episodes: EvaluationEpisodes, also: tuple[str, ...]
         "are in the support set too": (query >= 0) & np.isin(query, shots),
         "are left out of the candidates": banned,
         "have another rating than the data": data.ratings[query] != episodes.query_ratings.values,
+        "are relevant though their rating is not, or the reverse": (query >= 0)
+        & (_relevance(data.ratings[query], episodes) != episodes.query_labels.values),
         "have a user that is in train": _meets(data.users, query, in_train)
         & (regime in ("user_cold", "both_cold")),
         "have an item that is in train": _meets(data.items, query, in_train)
@@ -130,7 +144,82 @@ def violations(split: Split, episodes: EvaluationEpisodes, also: tuple[str, ...]
     astray = (shots < 0) | ~np.isin(part_of_shots, own)
     if astray.any():
         problems.append(f"{where}: {int(astray.sum())} shots are neither of train nor of the part")
+    labels = episodes.support.labels[lines, places]
+    mislabelled = (shots >= 0) & (_label(data.ratings[shots], episodes) != labels)
+    if mislabelled.any():
+        problems.append(f"{where}: {int(mislabelled.sum())} shots have another label than the data")
+    if protocol is None:
+        problems += [f"{where}: {problem}" for problem in _incomplete(split, episodes)]
     return problems
+
+
+def _relevance(
+    ratings: Float32[np.ndarray, " n"], episodes: EvaluationEpisodes
+) -> Float32[np.ndarray, " n"]:
+    """[n] 1 where a rating is relevant; without a threshold, all are."""
+    least = -np.inf if episodes.threshold is None else episodes.threshold
+    return (ratings >= least).astype(np.float32)
+
+
+def _label(
+    ratings: Float32[np.ndarray, " n"], episodes: EvaluationEpisodes
+) -> Float32[np.ndarray, " n"]:
+    """[n] what a shot of a rating says."""
+    return ratings if episodes.feedback == "rating" else _relevance(ratings, episodes)
+
+
+def _incomplete(split: Split, episodes: EvaluationEpisodes) -> Iterator[str]:
+    """What tasks are not asked for, or need not rank, though they should.
+
+    A task has all that it did in the regime among its queries, or left out of what it ranks; and of
+    what is left out, nothing that it did not do.
+    """
+    data, regime, part = split.dataset, episodes.regime, episodes.part
+    of_users = episodes.kind == "user"
+    by_task, by_candidate = (data.users, data.items) if of_users else (data.items, data.users)
+    if not of_users:
+        catalogue = np.unique(data.users[split.part == 0])
+    elif regime in ("warm", "user_cold"):
+        catalogue = np.unique(data.items[split.part == 0])
+    else:
+        catalogue = split.items_of(part)
+    if not np.array_equal(episodes.candidates, catalogue):
+        yield f"{len(episodes.candidates)} candidates are not the {len(catalogue)} of the regime"
+        return
+
+    def marked(rows: Int64[np.ndarray, " m"]) -> set[int]:
+        mine = rows[np.isin(by_task[rows], episodes.tasks)]
+        number = np.searchsorted(episodes.tasks, by_task[mine])
+        place = np.searchsorted(catalogue, by_candidate[mine])
+        inside = catalogue[np.minimum(place, len(catalogue) - 1)] == by_candidate[mine]
+        return set((number[inside] * len(catalogue) + place[inside]).tolist())
+
+    def cells(pairs: tuple[np.ndarray, np.ndarray]) -> set[int]:
+        return set((pairs[0] * len(catalogue) + pairs[1]).tolist())
+
+    asked, out = cells(episodes.query.pairs()), cells(episodes.excluded.pairs())
+    own = marked(split.rows(part, regime))
+    if regime == "warm":
+        known = marked(split.rows("train"))
+        if part == "test":
+            known |= marked(split.rows("validation", "warm"))
+        lawful, needed = known, known
+    elif regime == "user_cold" or not of_users:
+        # the support, and what is kept for longer ones: as much of each task
+        counts = {int(count) for count in _distinct(episodes.excluded)}
+        if len(counts) > 1 or min(counts) < episodes.k_shot:
+            yield f"between {min(counts)} and {max(counts)} candidates are left out of a task"
+        lines, places = np.nonzero(episodes.support.mask)
+        shots = np.searchsorted(catalogue, episodes.support.candidates[lines, places])
+        lawful, needed = own, cells((lines, shots))
+    else:
+        lawful, needed = set[int](), set[int]()
+    if astray := out - lawful:
+        yield f"{len(astray)} candidates are left out that the task may well be recommended"
+    if ranked := needed - out:
+        yield f"{len(ranked)} candidates are ranked that the task is known to have"
+    if unasked := own - asked - out:
+        yield f"{len(unasked)} interactions of the tasks are neither asked for nor left out"
 
 
 def _meets(
@@ -141,8 +230,6 @@ def _meets(
 
 
 def _redrawn(config: RunConfig, split: Split, looked: bool) -> Redrawn:
-    # the tasks of a published protocol may have items that no train user has rated
-    also = ("both_cold",) if config.protocol is not None else ()
     evaluations: dict[Place, EvaluationEpisodes] = {}
     for kind, drawn in (("main", main_episodes), ("curve", curve)):
         if kind == "curve" and "test" not in config.evaluation.parts:
@@ -152,7 +239,7 @@ def _redrawn(config: RunConfig, split: Split, looked: bool) -> Redrawn:
     looks = list(look_episodes(config, split)) if looked and len(split.rows("validation")) else []
     problems = []
     for one in (*evaluations.values(), *looks):
-        problems += violations(split, one, also if one.regime == "user_cold" else ())
+        problems += violations(split, one, config.protocol)
     return Redrawn(
         evaluations,
         {f"{one.part}/{one.regime}": one.key for one in looks},
@@ -195,5 +282,48 @@ def _rows(record: Record, redrawn: Redrawn) -> Iterator[str]:
             and np.array_equal(here["n_query"], episodes.query.lengths)
         ):
             yield f"{where} (adapted: {bool(adapted)}): tasks or queries are not those of the data"
+        else:
+            for column, counts in _counted(record.config, episodes).items():
+                if not np.array_equal(here[column], counts):
+                    yield f"{where} (adapted: {bool(adapted)}): {column} is not that of the data"
     for evaluation, part, regime, k_shot in sorted({*redrawn.evaluations} - seen):
         yield f"{evaluation} {part}/{regime}, K={k_shot}: has no results per task"
+
+
+def _counted(config: RunConfig, episodes: EvaluationEpisodes) -> dict[str, np.ndarray]:
+    """The counts per task that episodes alone decide; those of a shortlist hang on what drew it."""
+    if config.protocol is not None or config.evaluation.shortlist:
+        return {}
+    numbers, labels = episodes.query_labels.pairs()
+    return {
+        "n_candidates": len(episodes.candidates) - _distinct(episodes.excluded),
+        "n_relevant": np.bincount(numbers[labels == 1], minlength=len(episodes)),
+    }
+
+
+def _distinct(lists: Ragged) -> Int64[np.ndarray, " n"]:
+    """[n] how many different values each list has."""
+    numbers = np.unique(np.stack(lists.pairs()), axis=1)[0]
+    return np.bincount(numbers.astype(np.int64), minlength=len(lists))
+
+
+def _chances(record: Record, redrawn: Redrawn) -> Iterator[str]:
+    """Levels of chance that are not those of the episodes; a shortlist, or protocol, has others."""
+    config = record.config
+    if config.protocol is not None or config.evaluation.shortlist:
+        return
+    for part, regimes in record.content.get("chance", {}).items():
+        for regime, levels in regimes.items():
+            episodes = redrawn.evaluations.get(("main", part, regime, config.shots(regime)[0]))
+            if episodes is not None and levels != _levels(episodes, config.cutoffs):
+                yield f"main {part}/{regime}: the levels of chance are not those of the data"
+
+
+def _levels(episodes: EvaluationEpisodes, cutoffs: Sequence[int]) -> dict[str, float | None]:
+    """The mean over tasks of what a constant score has in the catalogue; None without a value."""
+    means = chance(episodes, cutoffs).mean()
+    return {
+        str(name): None if np.isnan(value) else float(value)
+        for name, value in means.items()
+        if str(name).startswith("catalogue/")
+    }

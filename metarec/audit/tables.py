@@ -11,13 +11,23 @@ import math
 import re
 import shlex
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from metarec.audit.finding import Finding, fails, undecided
+from metarec.report.choices_tables import NAME as WHAT_TO_ADAPT
 from metarec.report.speed_table import markdown, parity_table
-from metarec.report.table import MISSING, interval_text, number, p_text
+from metarec.report.table import (
+    MISSING,
+    count_text,
+    duration,
+    hundredths,
+    interval_text,
+    number,
+    p_text,
+    significant,
+)
 from metarec.report.tuning import read_tunings, tuning_table
 from metarec.runs.store import Record
 from metarec.runs.tuning_files import TUNING
@@ -59,10 +69,12 @@ def check_tables(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
     for finding in made:
         explained.add(finding.what)
         yield finding
+    left: dict[tuple[Path, str], list[Path]] = {}
     for table in sorted((paper / "tables").glob("*.*")):
-        if table.name in explained:
-            continue
-        yield _printed(table, paper / "records" / f"{table.stem}.json")
+        if table.name not in explained:
+            left.setdefault((_small_record_of(table, paper), table.suffix), []).append(table)
+    for (record, _), tables in left.items():
+        yield from _printed(tables, record)
 
 
 def _of_records(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
@@ -184,13 +196,39 @@ def _compared(file: Path, expected: str) -> Finding:
     return Finding(TABLES, file.name)
 
 
-def _printed(table: Path, record: Path) -> Finding:
-    """Whether a table prints the numbers of its small record, cell by cell."""
-    what = table.name
+def _small_record_of(table: Path, paper: Path) -> Path:
+    """The small record of a table: that of its name, but one for all of what adapts."""
+    shared = table.stem.startswith(f"{WHAT_TO_ADAPT}_")
+    return paper / "records" / f"{WHAT_TO_ADAPT if shared else table.stem}.json"
+
+
+def _printed(tables: Sequence[Path], record: Path) -> Iterator[Finding]:
+    """Whether tables print the numbers of a small record, one table and cell after the other."""
     small = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
     if not isinstance(small, dict) or "columns" not in small:
-        return undecided(TABLES, what, "what it was made of is not at hand")
+        for table in tables:
+            yield undecided(TABLES, table.name, "what it was made of is not at hand")
+        return
     rows = [dict(zip(small["columns"], row, strict=True)) for row in small["rows"]]
+    for table in tables:
+        count, problem = _printed_by(table, rows, record.name)
+        rows = rows[count:]
+        if problem is None and table == tables[-1]:
+            notes = "".join(one.read_text(encoding="utf-8") for one in tables)
+            lacking = [row for row in rows if not _noted(row, notes)]
+            if lacking:
+                problem = f"leaves out {len(lacking)} rows of {record.name}, the first {lacking[0]}"
+        if problem is not None:
+            yield fails(TABLES, table.name, problem)
+            return
+        told = f"prints what {record.name} says, whose runs are not in the folders given"
+        yield undecided(TABLES, table.name, told)
+
+
+def _printed_by(
+    table: Path, rows: Sequence[Mapping[str, Any]], name: str
+) -> tuple[int, str | None]:
+    """How many of the rows a table prints, and what it prints that they do not say."""
     following, tests = 0, list[str]()
     for label, *cells in _lines_of(table):
         for text in cells:
@@ -201,12 +239,17 @@ def _printed(table: Path, record: Path) -> Finding:
                 following += 1
             elif text not in tests:
                 told = _cell_of(rows[following]) if following < len(rows) else "nothing more"
-                problem = f"{label}: prints {text}, but {record.name} says {told}"
-                return fails(TABLES, what, problem)
-    if following < len(rows):
-        return fails(TABLES, what, f"prints {following} of the {len(rows)} rows of {record.name}")
-    problem = f"prints what {record.name} says, whose runs are not in the folders given"
-    return undecided(TABLES, what, problem)
+                return following, f"{label}: prints {text}, but {name} says {told}"
+    return following, None
+
+
+def _noted(row: Mapping[str, Any], text: str) -> bool:
+    """Whether a number that has no cell stands in the sentences of a table."""
+    return any(re.search(rf"(?<![\d.]){re.escape(form)}(?!\d)", text) for form in _in_words(row))
+
+
+def _in_words(row: Mapping[str, Any]) -> set[str]:
+    return {f"{row['mean']:g}"} | _roundings(row["mean"], number)
 
 
 def _lines_of(table: Path) -> Iterator[list[str]]:
@@ -225,16 +268,27 @@ def _lines_of(table: Path) -> Iterator[list[str]]:
 
 
 def _agrees(text: str, row: Mapping[str, Any]) -> bool:
-    """Whether a cell prints a row: its mean, and its interval where it has one."""
+    """Whether a cell prints a row: its mean with its interval, if it has one; or what it costs."""
     values = [row[name] for name in ("mean", "low", "high") if row[name] is not None]
+    if len(values) == 1 and any(text in _roundings(values[0], form) for form in _COSTS):
+        return True
     printed = _NUMBER.findall(text.replace("+", ""))
-    if len(printed) != len(values):
+    # some cells have no room for their interval
+    if len(printed) not in (1, len(values)):
         return False
-    # the row has six digits: where they end in a 5, the table may have rounded either way
     return all(
-        one in {number(value * scale) for scale in (1 - 1e-6, 1, 1 + 1e-6)}
-        for one, value in zip(printed, values, strict=True)
+        one in _roundings(value, number)
+        for one, value in zip(printed, values[: len(printed)], strict=True)
     )
+
+
+_COSTS = (significant, duration, count_text, hundredths)
+"""How a table may print seconds, weights and memory."""
+
+
+def _roundings(value: float, form: Callable[[float], str]) -> set[str]:
+    """The row has six digits: where they end in a 5, the table may have rounded either way."""
+    return {form(value * scale) for scale in (1 - 1e-6, 1.0, 1 + 1e-6)}
 
 
 def _cell_of(row: Mapping[str, Any]) -> str:

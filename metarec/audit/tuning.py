@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from metarec.audit.figures import CHOOSING
 from metarec.audit.finding import Finding, fails, undecided
 from metarec.runs.store import Record
 from metarec.runs.tuning_files import TUNING
 
-CHOICES = "tuning"
+CHOICES, VALUES = "tuning", "values of learners"
 
 
 def check_tunings(paper: Path, configs: Path, trials: Mapping[str, Record]) -> Iterator[Finding]:
@@ -24,6 +25,10 @@ def check_tunings(paper: Path, configs: Path, trials: Mapping[str, Record]) -> I
         configs: its `learner/best/*/*.yaml` have to hold the chosen values.
         trials: the records of trials that are at hand, by the name of the run.
     """
+    for best in sorted((configs / "learner" / "best").glob("*/*.yaml")):
+        what = f"{best.parent.name}/{best.stem}"
+        if not (paper / TUNING / f"{what}.json").is_file():
+            yield fails(CHOICES, what, f"no trials are known that learner/best/{what}.yaml is of")
     for file in sorted((paper / TUNING).glob("*/*.json")):
         what = f"{file.parent.name}/{file.stem}"
         small = json.loads(file.read_text(encoding="utf-8"))
@@ -38,6 +43,68 @@ def check_tunings(paper: Path, configs: Path, trials: Mapping[str, Record]) -> I
             yield undecided(CHOICES, what, problem)
         else:
             yield Finding(CHOICES, what)
+
+
+def check_values(configs: Path, records: Sequence[Record]) -> Iterator[Finding]:
+    """Whether learners ran with values that tuning chose, or else with their defaults.
+
+    Others are left open: an experiment may choose its own on validation, or vary them on purpose.
+
+    Args:
+        configs: its `learner/best/*/*.yaml` and `learner/*.yaml` are read.
+        records: of any experiments; those that choose values are passed over.
+    """
+    given: dict[tuple[str, Path], list[Record]] = {}
+    for record in records:
+        file = _file_of(record, configs / "learner")
+        if file is not None and not record.config.experiment.endswith(CHOOSING):
+            given.setdefault((record.config.experiment, file), []).append(record)
+    for (experiment, file), own in given.items():
+        place = file.relative_to(configs).with_suffix("").as_posix()
+        what, written = f"{experiment}, {place}", _written(file, configs / "learner")
+        others = {
+            f"{name}={used}, not {value}"
+            for record in own
+            for name, value in written.items()
+            if (used := _plain(record.config.learner.arguments.get(name))) != _plain(value)
+        }
+        if others:
+            yield undecided(VALUES, what, f"ran with {'; '.join(sorted(others))}")
+        else:
+            yield Finding(VALUES, what)
+
+
+def _file_of(record: Record, learners: Path) -> Path | None:
+    """Where the values of a run should come from; None for a learner without a configuration."""
+    config = record.config
+    name = record.learner.removesuffix(f"_{config.backend.name}")
+    kinds: list[str] = ["item" if config.episode.task == "item" else config.episode.feedback]
+    if config.protocol is not None:
+        kinds.insert(0, config.protocol.name)
+    files = [
+        *(learners / "best" / kind / f"{name}.yaml" for kind in kinds),
+        learners / f"{name}.yaml",
+    ]
+    return next((file for file in files if file.is_file()), None)
+
+
+def _written(file: Path, learners: Path) -> dict[str, Any]:
+    """The arguments that a configuration of a learner gives, with those that it builds on."""
+    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    values: dict[str, Any] = {}
+    for one in content.pop("defaults", []):
+        name, here, _ = str(one).partition("@_here_")
+        if here:
+            values |= _written(learners / f"{name.removeprefix('/learner/')}.yaml", learners)
+    return values | {
+        name: value
+        for name, value in content.items()
+        if name not in ("name", "_target_", "search") and "${" not in str(value)
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def _problems(small: dict[str, Any], best: Path, trials: Mapping[str, Record]) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,20 +45,23 @@ def build_report(
 
     Raises:
         RunError: if there is no finished record; or the records mix code versions, data sets or
-            splits, hold a learner and seed twice, or were measured on different tasks.
+            splits, hold a learner and seed twice, or were measured on different tasks. Nothing is
+            written then.
     """
     from metarec.report.assemble import assemble
     from metarec.report.console import warn
+    from metarec.report.export import small_records
     from metarec.report.files import write_bytes, write_text
 
     report = assemble(records, allow_mixed_versions, tables)
+    small = small_records(report)
     written = []
     for table in report.tables:
         written.append(write_text(paper / "tables" / f"{table.name}.tex", table.to_latex()))
         written.append(write_text(paper / "tables" / f"{table.name}.md", table.to_markdown()))
     for name, picture in _pictures(report):
         written.append(write_bytes(paper / "figures" / name, picture))
-    written += _write_small_records(report, paper / "records")
+    written += _write_all(paper / "records", small)
     if console is not None:
         for table in report.tables[:1]:
             console.print(table.to_rich(console.width))
@@ -91,8 +94,9 @@ def export_records(
         The files that were written.
     """
     from metarec.report.assemble import assemble
+    from metarec.report.export import small_records
 
-    return _write_small_records(assemble(records, allow_mixed_versions, tables), folder)
+    return _write_all(folder, small_records(assemble(records, allow_mixed_versions, tables)))
 
 
 def update_readme(readme: Path, table_markdown: str) -> None:
@@ -144,8 +148,7 @@ def _pictures(report: Report) -> Iterator[tuple[str, bytes]]:
         yield "training.png", render_training(report.training, "png")
 
 
-def _write_small_records(report: Report, folder: Path) -> list[Path]:
-    from metarec.report.export import small_records
+def _write_all(folder: Path, texts: Mapping[str, str]) -> list[Path]:
     from metarec.report.files import write_text
 
-    return [write_text(folder / name, text) for name, text in small_records(report).items()]
+    return [write_text(folder / name, text) for name, text in texts.items()]

@@ -15,6 +15,7 @@ from metarec.report.collect import (
     results_of,
     subset,
 )
+from metarec.report.cost import cost_table
 from metarec.report.curve import Curve, curve_of
 from metarec.report.differences import with_differences
 from metarec.report.family import family_items_tables, family_table, scorers_table
@@ -69,7 +70,7 @@ def assemble(
 
     made: _Made = []
     if user is not None:
-        made.append((main_table(user), (user,)))
+        made += [(main_table(user), (user,)), (cost_table(user), (user,))]
     if rated is not None:
         made += [(table, (rated,)) for table in rated_tables(rated)]
     if item is not None:
@@ -100,6 +101,7 @@ def _family(finished: Sequence[Record], failed: Sequence[Record]) -> Report:
     made: _Made = []
     if (own := subset(user, family)) is not None:
         made.append((family_table(own, gains), (own,)))
+        made.append((cost_table(own, "family_cost"), (own,)))
     if (own := subset(item, family)) is not None:
         made += [(table, (own,)) for table in family_items_tables(own, gains)]
     compared = {name for section in SCORERS.values() for name in section}

@@ -37,7 +37,10 @@ from metarec.report.table import (
     Section,
     Source,
     Table,
+    count_text,
+    hundredths,
     number,
+    significant,
 )
 
 if TYPE_CHECKING:
@@ -413,10 +416,10 @@ def _cost_cells(study: Study, variant: Variant) -> tuple[Cell, Cell, Cell, Cell]
         return Cell(shown(costs[name].mean), estimate=costs[name], source=source)
 
     return (
-        cell(PARAMETERS, _count),
-        cell(ADAPT, _significant),
-        cell(SCORE, _significant),
-        cell(MEMORY, _hundredths),
+        cell(PARAMETERS, count_text),
+        cell(ADAPT, significant),
+        cell(SCORE, significant),
+        cell(MEMORY, hundredths),
     )
 
 
@@ -424,22 +427,3 @@ def _labelled(study: Study, choice: Choice) -> str:
     if choice.learner not in study.results.targets:
         return f"{choice.label} (failed)"
     return choice.label + fewer_seeds(study.results, choice.learner)
-
-
-def _count(value: float) -> str:
-    """`16.5 k`, `22.7 M`: three digits; small counts as they are."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if value >= 0.9995 * size:
-            return f"{_significant(value / size)} {unit}"
-    return f"{value:.0f}"
-
-
-def _significant(value: float) -> str:
-    """Three digits, without a leading zero: `.0420`, `12.3`, `1,234`."""
-    text = f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
-    return text[1:] if text.startswith("0.") else text
-
-
-def _hundredths(value: float) -> str:
-    text = f"{value:.2f}"
-    return text[1:] if text.startswith("0.") else text

@@ -15,7 +15,7 @@ from metarec.report.files import write_text
 from metarec.report.provenance import Provenance
 from metarec.report.table import Estimate, Source, Table
 
-LIMIT = 200_000
+LIMIT = 600_000
 """Bytes of all small records together: they are committed with the paper."""
 
 _COLUMNS = (
@@ -45,7 +45,7 @@ def small_records(report: Report) -> dict[str, str]:
         One JSON text for each table and for the curve.
 
     Raises:
-        RunError: if they are larger than 200 KB together.
+        RunError: if they are larger than `LIMIT` together.
     """
     files = {}
     for table in report.tables:

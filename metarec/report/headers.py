@@ -28,14 +28,16 @@ _SOURCES = (
     *(("family_items", "item"), ("item_tasks", "item")),
     ("what_to_adapt", "reranking"),
     ("protocol_melu", "rating"),
+    ("hybrid", "states"),
 )
 _REGIMES = {
     "user": ("user_cold", "both_cold"),
     "item": ("item_cold",),
     "reranking": ("user_cold",),
     "rating": ("user_cold", "both_cold"),
+    "states": ("user_cold",),
 }
-_METRICS = {"user": PRIMARY, "item": PRIMARY, "reranking": PRIMARY, "rating": MAE}
+_METRICS = {kind: MAE if kind == "rating" else PRIMARY for kind in _REGIMES}
 ADAPTED = "last_n"
 """What of a BERT adapts where a configuration does not say otherwise."""
 
@@ -105,6 +107,7 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
         )
         k_shot, seeds = next((one.k_shot, one.seeds) for one in shown.values())
         how = name.replace("_", "=", 1) if kind == "rating" else f"K={k_shot}"
+        how += ", MovieLens-1M, split=melu" if kind == "states" else ""
         how += f", adapted={ADAPTED}, reranking" if kind == "reranking" else ""
         fits = f"{seeds} seed{'s' if seeds > 1 else ''}"
         return (

@@ -66,13 +66,16 @@ def effects_note(name: str) -> str:
 
 
 def source_notes(
-    parts: Sequence[tuple[Results, Sequence[Column]]], part: str = "test"
+    parts: Sequence[tuple[Results, Sequence[Column]]],
+    part: str = "test",
+    of_quality: bool = True,
 ) -> list[str]:
     """Data, tasks, seeds, records and command of a table, and the runs that failed.
 
     Args:
         parts: the results of the table with the columns (or rows) that show them.
         part: `test` or `validation`, from which they come.
+        of_quality: whether the table has intervals, of which is said what they leave out.
     """
     sources = [provenance_of(results) for results, _ in parts]
     tasks = [text for results, columns in parts for text in _task_counts(results, columns, part)]
@@ -83,8 +86,7 @@ def source_notes(
     commit = sorted({version for source in sources for version in source.commit})
     commands = dict.fromkeys(source.command for source in sources)
     notes = [
-        "All seeds share one split: the intervals are those of other tasks, not of other cold "
-        "items, and a ranking of new items that is the same for everybody hangs on a few of them.",
+        *([_ONE_SPLIT] if of_quality else []),
         f"Data: {sources[0].data}, {sources[0].split}. "
         f"{part.capitalize()} tasks: {', '.join(tasks)}; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}).",
@@ -112,6 +114,10 @@ def _how_tested(results: Results, reference: Variant | None) -> str:
 
 
 _MEAN, _CHANCE = "Mean over test tasks", "Chance"
+_ONE_SPLIT = (
+    "All seeds share one split: the intervals are those of other tasks, not of other cold items, "
+    "and a ranking of new items that is the same for everybody hangs on a few of them."
+)
 _RESAMPLED = f"{RESAMPLES:,} resamples of tasks, each with all its seeds; BCa"
 _BOLD = "Bold: the best of its column, if it is significantly better than the reference."
 _TESTED = (

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from metarec.evaluation.significance import interval
+from metarec.evaluation.significance import MIN_EPISODES, interval
 from metarec.report.cells import Column, column_cells, grouped
 from metarec.report.collect import Results
 from metarec.report.differences import with_differences
@@ -58,13 +58,16 @@ def _table(study: Study, shown: Shown) -> Table:
     if REFERENCE not in results.variants:
         differing = []
     measured, preliminary = column_cells(results, columns, REFERENCE)
+    distinct = distinct_episodes(results)
+    preliminary |= distinct < MIN_EPISODES
     chance = (*chance_cells(results, columns), *(Cell() for _ in differing))
     to_beat = [_to_beat(shown.figures, column) for column in columns]
 
     def cells(variant: Variant | None) -> tuple[Cell, ...]:
         if variant is None:
             return chance
-        means = dict(zip(columns, measured(variant), strict=True))
+        counted = [_of_distinct(cell, distinct) for cell in measured(variant)]
+        means = dict(zip(columns, counted, strict=True))
         own = [
             _marked(cell, figure, column.metric)
             for (column, cell), figure in zip(means.items(), to_beat, strict=True)
@@ -111,6 +114,37 @@ def chance_cells(results: Results, columns: Sequence[Column]) -> tuple[Cell, ...
         source = Source("chance", column.regime, column.k_shot, column.metric)
         cells.append(Cell(number(level.mean), estimate=level, source=source))
     return tuple(cells)
+
+
+def distinct_episodes(results: Results) -> float:
+    """The test episodes of the regime that has the fewest, each counted once.
+
+    A published split may give the queries too; then all seeds have the same episodes, and more
+    seeds do not make them more.
+
+    Returns:
+        Their number; infinity where records do not say which they had.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for record in results.records:
+        for one in record.content.get("episodes", ()):
+            if (one["evaluation"], one["part"]) == ("main", "test"):
+                found.setdefault(one["regime"], {})[one["key"]] = one["tasks"]
+    return min((float(sum(tasks.values())) for tasks in found.values()), default=math.inf)
+
+
+def _of_distinct(cell: Cell, distinct: float) -> Cell:
+    """A cell whose episodes are counted once each, and so are those of its difference."""
+
+    def counted(estimate: Estimate | None) -> Estimate | None:
+        if estimate is None or estimate.episodes <= distinct:
+            return estimate
+        return replace(estimate, episodes=int(distinct))
+
+    versus = cell.versus
+    if versus is not None:
+        versus = replace(versus, estimate=counted(versus.estimate))
+    return replace(cell, estimate=counted(cell.estimate), versus=versus)
 
 
 def _difference(mean: Cell) -> Cell:

@@ -79,6 +79,11 @@ class Source:
     k_shot: int
     metric: str
 
+    @property
+    def learner_of_row(self) -> str:
+        """The learner alone, adapted or not, itself or minus another."""
+        return self.learner.partition(" - ")[0].partition(", ")[0]
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -167,7 +172,7 @@ class Table:
             if cell.estimate is not None
             and not math.isnan(cell.estimate.low)
             and cell.estimate.episodes
-            and (cell.source is None or cell.source.learner not in ONE_SEED)
+            and (cell.source is None or cell.source.learner_of_row not in ONE_SEED)
         ]
         if not estimates:
             return None
@@ -298,6 +303,31 @@ def number(value: float, signed: bool = False) -> str:
     text = f"{abs(value):.3f}"
     sign = "" if float(text) == 0 else "−" if value < 0 else "+" if signed else ""
     return sign + (text[1:] if text.startswith("0.") else text)
+
+
+def significant(value: float) -> str:
+    """Three digits, without a leading zero: `.0420`, `12.3`, `1,234`."""
+    text = f"{value:,.0f}" if value >= 99.95 else f"{value:#.3g}"
+    return text[1:] if text.startswith("0.") else text
+
+
+def duration(value: float) -> str:
+    """As `significant`, but `<.001` for what is less."""
+    return "<.001" if value < 0.001 else significant(value)
+
+
+def count_text(value: float) -> str:
+    """`16.5 k`, `22.7 M`: three digits; small counts as they are."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            return f"{significant(value / size)} {unit}"
+    return f"{value:.0f}"
+
+
+def hundredths(value: float) -> str:
+    """Two decimals without a leading zero: `.29`, `1.38`."""
+    text = f"{value:.2f}"
+    return text[1:] if text.startswith("0.") else text
 
 
 def interval_text(low: float, high: float, signed: bool = False) -> str:

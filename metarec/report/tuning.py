@@ -95,7 +95,7 @@ def tuning_table(tunings: Sequence[Tuned], episode: str) -> Table:
         sections=tuple(
             Section(group, tuple(_row(one) for one in own)) for group, own in groups.items() if own
         ),
-        notes=tuple(_notes(tunings)),
+        notes=tuple(_notes(tunings, of_users=episode != "item")),
     )
 
 
@@ -206,11 +206,16 @@ def _row(one: Tuned) -> Row:
     return Row(label_of(Variant(one.learner)), tuple(Cell(value) for value in values))
 
 
-def _notes(tunings: Sequence[Tuned]) -> list[str]:
+_DRAW_ITEMS_TOO = ("meta_embedding", "mwuf")
+"""Learners that in user tasks draw a batch of item tasks in each step, to warm new items up."""
+
+
+def _notes(tunings: Sequence[Tuned], of_users: bool) -> list[str]:
     budgets = sorted({one.tasks for one in tunings if one.tasks})
     asked = sorted({one.asked for one in tunings if one.asked is not None})
     short = [label_of(Variant(one.learner)) for one in tunings if one.trials < (one.asked or 0)]
     silent = sum(one.tasks is None for one in tunings)
+    more = [label_of(Variant(one.learner)) for one in tunings if one.learner in _DRAW_ITEMS_TOO]
     samplers = sorted({one.sampler for one in tunings if one.sampler is not None})
     selections = sorted({one.selection for one in tunings})
     return [
@@ -223,6 +228,11 @@ def _notes(tunings: Sequence[Tuned]) -> list[str]:
         *(
             [f"Fewer trials, as their search is empty or has no more values: {', '.join(short)}."]
             if short
+            else []
+        ),
+        *(
+            [f"Not counted: as many item tasks, which {' and '.join(more)} draw beside them."]
+            if more and of_users
             else []
         ),
         *([f"Values drawn by {'; or '.join(samplers)}."] if samplers else []),

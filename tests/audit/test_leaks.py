@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from audit_helpers import leaking
 
 from metarec.audit import audit
@@ -183,6 +186,94 @@ def test_a_query_set_that_is_not_what_the_data_give(
     assert "user_cold" not in told
 
 
+Change = Callable[[EvaluationEpisodes], EvaluationEpisodes]
+
+
+def only_what_is_asked(episodes: EvaluationEpisodes) -> EvaluationEpisodes:
+    """Candidates are the queries of all tasks and what is left out, and nothing else."""
+    kept = np.union1d(episodes.query.values, episodes.excluded.values)
+
+    def moved(lists: Ragged) -> Ragged:
+        return Ragged(lists.offsets, np.searchsorted(kept, lists.values))
+
+    return replace(
+        episodes,
+        candidates=episodes.candidates[kept],
+        query=moved(episodes.query),
+        excluded=moved(episodes.excluded),
+    )
+
+
+def without_hard_candidates(episodes: EvaluationEpisodes) -> EvaluationEpisodes:
+    """Of the first task, half of what it is not asked for is left out."""
+    asked, out = episodes.query[0], episodes.excluded[0]
+    others = np.setdiff1d(np.arange(len(episodes.candidates)), np.union1d(asked, out))
+    numbers, values = episodes.excluded.pairs()
+    more = others[::2]
+    numbers = np.concatenate([numbers, np.zeros(len(more), np.int64)])
+    excluded = Ragged.group(numbers, np.concatenate([values, more]), len(episodes))
+    return replace(episodes, excluded=excluded)
+
+
+def one_query_a_task(episodes: EvaluationEpisodes) -> EvaluationEpisodes:
+    """The best rated query of each task, and no other."""
+    offsets = episodes.query.offsets
+    best = [
+        start + int(np.argmax(episodes.query_ratings.values[start:stop]))
+        for start, stop in itertools.pairwise(offsets)
+    ]
+
+    def one(lists: Ragged) -> Ragged:
+        return Ragged(np.arange(len(best) + 1, dtype=np.int64), lists.values[best])
+
+    return replace(
+        episodes,
+        query=one(episodes.query),
+        query_ratings=one(episodes.query_ratings),
+        query_labels=one(episodes.query_labels),
+    )
+
+
+def all_relevant(episodes: EvaluationEpisodes) -> EvaluationEpisodes:
+    labels = episodes.query_labels
+    ones = Ragged(labels.offsets, np.ones_like(labels.values))
+    return replace(episodes, query_labels=ones)
+
+
+def shots_that_are_all_liked(episodes: EvaluationEpisodes) -> EvaluationEpisodes:
+    labels = np.ones_like(episodes.support.labels)
+    return replace(episodes, support=replace(episodes.support, labels=labels))
+
+
+def known_items_ranked(episodes: EvaluationEpisodes) -> EvaluationEpisodes:
+    nothing = Ragged(np.zeros(len(episodes) + 1, np.int64), np.zeros(0, np.int64))
+    return replace(episodes, excluded=nothing)
+
+
+@pytest.mark.parametrize(
+    ("leak", "told"),
+    [
+        (only_what_is_asked, r"test/user_cold, K=3: \d+ candidates are not the \d+ of the regime"),
+        (without_hard_candidates, r"test/warm, K=3: \d+ candidates are left out that the task may"),
+        (one_query_a_task, r"test/item_cold, K=3: \d+ interactions of the tasks are neither asked"),
+        (all_relevant, r"test/warm, K=3: \d+ queries are relevant though their rating is not"),
+        (shots_that_are_all_liked, r"test/warm, K=3: \d+ shots have another label than the data"),
+        (known_items_ranked, r"test/warm, K=3: \d+ candidates are ranked that the task is known"),
+    ],
+)
+def test_an_evaluation_that_is_made_easier_or_other_than_it_should_be(
+    leak: Change, told: str, ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It too stays where it is while the audit draws again."""
+
+    def leaking_episodes(*arguments: Any, **settings: Any) -> EvaluationEpisodes:
+        return leak(evaluation_episodes(*arguments, **settings))
+
+    monkeypatch.setattr(measure, "evaluation_episodes", leaking_episodes)
+    ran()
+    assert re.search(told, problems()[QUERIES])
+
+
 def with_train(split: Split, part: str, regime: str, **settings: Any) -> EvaluationEpisodes:
     """Episodes whose first query of `warm` is exchanged for an interaction of train."""
     episodes = evaluation_episodes(split, part, regime, **settings)  # type: ignore[arg-type]
@@ -218,6 +309,42 @@ def test_results_of_other_tasks(ran: Ran, problems: Problems) -> None:
     frame.loc[0, "n_query"] += 1
     frame.to_parquet(record.path / "per_task.parquet", index=False)
     assert "tasks or queries are not those of the data" in problems()[QUERIES]
+
+
+@pytest.mark.parametrize("column", ["n_relevant", "n_candidates"])
+def test_counts_that_were_edited(column: str, ran: Ran, problems: Problems) -> None:
+    record = ran()
+    frame = record.per_task
+    frame.loc[0, column] -= 1
+    frame.to_parquet(record.path / "per_task.parquet", index=False)
+    assert f"{column} is not that of the data" in problems()[QUERIES]
+
+
+def test_levels_of_chance_that_were_edited(ran: Ran, problems: Problems) -> None:
+    record = ran()
+    record.content["chance"]["test"]["user_cold"]["catalogue/chance/ndcg@10"] *= 2
+    (record.path / "record.json").write_text(json.dumps(record.content))
+    assert "test/user_cold: the levels of chance are not those" in problems()[QUERIES]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("name", "ours"), ("of", "all")], ids=["another learner", "another value"]
+)
+def test_a_run_that_passes_for_another(key: str, value: str, ran: Ran, problems: Problems) -> None:
+    record = ran()
+    file = record.path / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["learner"][key] = value
+    file.write_text(yaml.safe_dump(config))
+    assert "its configuration is not the one that it was run with" in problems()["configuration"]
+
+
+def test_a_run_that_was_put_in_place_of_another(
+    ran: Ran, problems: Problems, results: Path
+) -> None:
+    record = ran()
+    record.path.rename(record.path.with_name("ours-user-binary-s0-0123456789ab"))
+    assert f"is called {record.path.name}" in problems()["configuration"]
 
 
 @pytest.mark.parametrize("where", ["catalogue/ndcg@10", "rated/ndcg@5"])
@@ -292,11 +419,13 @@ def test_an_old_record_fails_unless_that_is_allowed(ran: Ran, problems: Problems
     assert problems(allow_old=True) == {}
 
 
-def test_a_fit_that_notes_nothing(ran: Ran, problems: Problems) -> None:
+@pytest.mark.parametrize("fit", ["learner", "sampler of user tasks", "popularity"])
+def test_a_fit_that_notes_nothing(fit: str, ran: Ran, problems: Problems) -> None:
     record = ran()
-    content = {**record.content, "consumed": []}
+    content = {**record.content}
+    content["consumed"] = [one for one in content["consumed"] if one["fit"] != fit]
     (record.path / "record.json").write_text(json.dumps(content))
-    assert "learner: the record does not say what it consumed" in problems()[FITS]
+    assert f"{fit}: the record does not say what it consumed" in problems()[FITS]
 
 
 def test_other_data_than_those_of_the_run(ran: Ran, problems: Problems, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ import pytest
 import yaml
 from audit_helpers import failing
 
-from metarec.audit.tuning import CHOICES, check_tunings
-from metarec.runs import Record, RunConfig
+from metarec.audit.tuning import CHOICES, check_tunings, check_values
+from metarec.runs import Record, RunConfig, run
 from metarec.runs.tuning import TuningSettings, tune
 from metarec.runs.tuning_files import write_tuning
 
@@ -101,6 +101,39 @@ def test_a_score_that_is_not_that_of_its_record(tuned: Tuned) -> None:
     tuned.edit(lambda small: small["trials"][place].update(selection=score + 0.001))
     told = f"trial {place} scored {score + 0.001}, but its record says {score}\n"
     assert tuned.problems() == f"binary/walk: {told}"
+
+
+def test_a_best_configuration_that_no_trial_is_known_of(tuned: Tuned) -> None:
+    tuned.small.unlink()
+    told = "no trials are known that learner/best/binary/walk.yaml is of"
+    assert tuned.problems() == f"binary/walk: {told}\n"
+
+
+@pytest.mark.parametrize("source", ["tuned", "defaults"])
+def test_a_run_with_values_that_nothing_chose_is_left_open(
+    source: str, tuned: Tuned, make_config: Callable[..., RunConfig], tmp_path: Path
+) -> None:
+    defaults = tuned.configs / "learner" / "walk.yaml"
+    defaults.write_text(
+        yaml.safe_dump({"name": "walk", "_target_": "fake_learners.Walk", "rate": 0.3})
+    )
+    if source == "defaults":
+        tuned.best.unlink()
+    chosen = 0.3 if source == "defaults" else yaml.safe_load(tuned.best.read_text())["rate"]
+    steps = (
+        {}
+        if source == "defaults"
+        else {"inner_steps": yaml.safe_load(tuned.best.read_text())["inner_steps"]}
+    )
+    for rate, result in ((chosen, "holds"), (0.77, "open")):
+        config = make_config("fake_learners.Walk", learner={"name": "walk", "rate": rate, **steps})
+        (one,) = check_values(tuned.configs, [run(config, tmp_path / "paper")])
+        assert one.result == result
+    assert one.problem == f"ran with rate=0.77, not {chosen}"
+
+
+def test_trials_may_have_any_values(tuned: Tuned) -> None:
+    assert list(check_values(tuned.configs, list(tuned.trials.values()))) == []
 
 
 def test_trials_that_are_not_at_hand_are_left_open(tuned: Tuned) -> None:

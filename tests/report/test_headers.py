@@ -18,6 +18,7 @@ HEADER = "# MAML.\n#\n#   python x\n#\n# A paper.\n{}\nname: maml # Measured: ne
 MEASURED = re.compile(
     r"# Measured: (?P<metric>nDCG@10|MAE) (?P<values>[a-z_ .0-9,]+), "
     r"(?:K=(?P<k>\d+)|protocol=\w+), (?:adapted=(?P<adapted>\w+), reranking, )?"
+    r"(?:MovieLens-1M, split=melu, )?"
     r"(?P<seeds>\d+) seeds? "
     r"\(paper/records/(?P<record>\w+)\.json\)\."
 )

@@ -147,6 +147,30 @@ def test_figures_of_others_stand_above_our_own_on_the_same_split(recbole):
     assert any("FOMeLU P@5 ±.002" in note for note in table.notes)
 
 
+@pytest.mark.parametrize("queries", ["given", "drawn"])
+def test_the_same_episodes_at_many_seeds_are_no_more_episodes(queries, recbole):
+    """A published split may give the queries too: 40 tasks at 15 seeds are then 40 episodes."""
+
+    def met(seed):
+        place = {"evaluation": "main", "part": "test", "regime": "user_cold", "k_shot": 90}
+        key = "same" if queries == "given" else f"of seed {seed}"
+        return {"episodes": [place | {"tasks": 40, "key": key}]}
+
+    table = only_table(
+        [
+            recbole(learner, quality, seed=seed, more=met(seed))
+            for learner, quality in (("item_mean", 0.5), ("maml", 0.7))
+            for seed in range(15)
+        ]
+    )
+    counted = 40 if queries == "given" else 600
+    row = row_of(table, "MAML")
+    assert row["P@5"].estimate.episodes == counted
+    assert row["P@5, minus item mean"].estimate.episodes == counted
+    assert table.preliminary == (queries == "given")
+    assert any("the fewest: 15 and 40" in one for one in table.warnings) == table.preliminary
+
+
 def test_splits_are_pooled_by_user_and_compared_with_the_item_mean(splits):
     table = only_table(splits)
     assert table.name == "protocol_recbole_metarec_splits"

@@ -107,7 +107,7 @@ PLAIN = {
     *(name for papers in ("main", "family") for name in WRITERS[papers] if "differences" in name),
 }
 # Their tables say what was spent, and compare no learners.
-FACTS = {"tuning.py"}
+FACTS = {"tuning.py", "cost.py"}
 
 
 def printed(table):
@@ -115,6 +115,18 @@ def printed(table):
     with console.capture() as capture:
         console.print(table.to_rich(400))
     return capture.get()
+
+
+def test_a_warning_counts_no_reference_implementation_of_one_seed(make_record):
+    given = {"n_tasks": 30, "regimes": ("user_cold",), "shots": (), "without_steps": 0.2}
+    records = [make_record("maml_learn2learn", 0.4, seed=0, **given)]
+    for seed in range(3):
+        records += [
+            make_record("ease", 0.3, seed=seed, **given),
+            make_record("maml", 0.4, seed=seed, **given),
+        ]
+    for table in assembling.assemble(records).tables[:2]:
+        assert "(the fewest: 3 and 90)" in table.warnings[0]
 
 
 @pytest.mark.parametrize("writer", WRITERS)
