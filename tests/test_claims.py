@@ -1,4 +1,4 @@
-"""The page of claims quotes tables: every figure stands in the tables that its row links."""
+"""What is written of results quotes tables: figures stand in those that are named beside them."""
 
 from __future__ import annotations
 
@@ -44,6 +44,44 @@ def test_every_figure_stands_in_the_tables_of_its_row(row):
     if not measured <= published and made_anew():
         pytest.skip("tables were made anew since the last commit: read paper/claims.md beside them")
     assert measured <= published, f"{measured - published} not in {row[3]}"
+
+
+GENERATED = re.compile(r"<!-- (.*?): begin -->.*?<!-- \1: end -->|```.*?```", re.DOTALL)
+"""What of the README reports write, and its commands."""
+
+
+def sections() -> list[str]:
+    text = GENERATED.sub("", (PAPER.parent / "README.md").read_text(encoding="utf-8"))
+    return re.split(r"^#{2,3} ", text, flags=re.MULTILINE)
+
+
+def thousandths(text: str) -> set[str]:
+    """Numbers of three decimals, bounds of intervals too."""
+    return set(re.findall(r"(?<![\d.\w/])[+−]?\.\d{3}\b", text))
+
+
+def tables_of(section: str) -> list[Path]:
+    """The tables that a section names, such as `paper/tables/hybrid*.md` or `hybrid_items.md`."""
+    named = re.findall(r"`((?:paper/[\w/-]*tables/)?[\w*]+\.md)`", section)
+    patterns = [name if "/" in name else f"paper/tables/{name}" for name in named]
+    return [file for pattern in patterns for file in PAPER.parent.glob(pattern)]
+
+
+@pytest.mark.parametrize("section", sections(), ids=lambda text: text.splitlines()[0][:40])
+def test_every_figure_of_the_readme_stands_in_the_tables_of_its_section(section):
+    measured = thousandths(section)
+    files = tables_of(section)
+    published = set().union(*(thousandths(file.read_text(encoding="utf-8")) for file in files))
+    published |= {figure.removeprefix("+") for figure in published}
+    if not measured <= published and made_anew():
+        pytest.skip("tables were made anew since the last commit: read the README beside them")
+    assert measured <= published, f"{measured - published} not in {files}"
+
+
+def test_the_readme_has_figures_and_names_their_tables():
+    found = [section for section in sections() if thousandths(section)]
+    assert len(found) >= 3
+    assert all(tables_of(section) for section in found)
 
 
 def test_a_figure_that_no_table_has_is_found():
