@@ -25,7 +25,9 @@ def check_tunings(paper: Path, configs: Path, trials: Mapping[str, Record]) -> I
         configs: its `learner/best/*/*.yaml` have to hold the chosen values.
         trials: the records of trials that are at hand, by the name of the run.
     """
-    for best in sorted((configs / "learner" / "best").glob("*/*.yaml")):
+    tuned = (configs / "learner" / "best").glob("*/*.yaml")
+    # the tables of another data set may have a folder of their own, without the tuning
+    for best in sorted(tuned) if (paper / TUNING).is_dir() else ():
         what = f"{best.parent.name}/{best.stem}"
         if not (paper / TUNING / f"{what}.json").is_file():
             yield fails(CHOICES, what, f"no trials are known that learner/best/{what}.yaml is of")
@@ -54,19 +56,22 @@ def check_values(configs: Path, records: Sequence[Record]) -> Iterator[Finding]:
         configs: its `learner/best/*/*.yaml` and `learner/*.yaml` are read.
         records: of any experiments; those that choose values are passed over.
     """
-    given: dict[tuple[str, Path], list[Record]] = {}
+    given: dict[tuple[str, tuple[Path, ...]], list[Record]] = {}
     for record in records:
-        file = _file_of(record, configs / "learner")
-        if file is not None and not record.config.experiment.endswith(CHOOSING):
-            given.setdefault((record.config.experiment, file), []).append(record)
-    for (experiment, file), own in given.items():
-        place = file.relative_to(configs).with_suffix("").as_posix()
-        what, written = f"{experiment}, {place}", _written(file, configs / "learner")
+        files = _files_of(record, configs / "learner")
+        if files and not record.config.experiment.endswith(CHOOSING):
+            given.setdefault((record.config.experiment, files), []).append(record)
+    for (experiment, files), own in given.items():
+        place = files[0].relative_to(configs).with_suffix("").as_posix()
+        what, written = (
+            f"{experiment}, {place}",
+            [_written(file, configs / "learner") for file in files],
+        )
         others = {
-            f"{name}={used}, not {value}"
+            other
             for record in own
-            for name, value in written.items()
-            if (used := _plain(record.config.learner.arguments.get(name))) != _plain(value)
+            if all(differences := [_differences(record, values) for values in written])
+            for other in differences[0]
         }
         if others:
             yield undecided(VALUES, what, f"ran with {'; '.join(sorted(others))}")
@@ -74,18 +79,25 @@ def check_values(configs: Path, records: Sequence[Record]) -> Iterator[Finding]:
             yield Finding(VALUES, what)
 
 
-def _file_of(record: Record, learners: Path) -> Path | None:
-    """Where the values of a run should come from; None for a learner without a configuration."""
+def _files_of(record: Record, learners: Path) -> tuple[Path, ...]:
+    """Where the values of a run may come from, those that were tuned first."""
     config = record.config
     name = record.learner.removesuffix(f"_{config.backend.name}")
     kinds: list[str] = ["item" if config.episode.task == "item" else config.episode.feedback]
     if config.protocol is not None:
         kinds.insert(0, config.protocol.name)
-    files = [
-        *(learners / "best" / kind / f"{name}.yaml" for kind in kinds),
-        learners / f"{name}.yaml",
+    tuned = (learners / "best" / kind / f"{name}.yaml" for kind in kinds)
+    files = [next((file for file in tuned if file.is_file()), None), learners / f"{name}.yaml"]
+    return tuple(file for file in files if file is not None and file.is_file())
+
+
+def _differences(record: Record, values: Mapping[str, Any]) -> list[str]:
+    """The arguments that a run had other values of."""
+    return [
+        f"{name}={used}, not {value}"
+        for name, value in values.items()
+        if (used := _plain(record.config.learner.arguments.get(name))) != _plain(value)
     ]
-    return next((file for file in files if file.is_file()), None)
 
 
 def _written(file: Path, learners: Path) -> dict[str, Any]:

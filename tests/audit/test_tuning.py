@@ -109,27 +109,22 @@ def test_a_best_configuration_that_no_trial_is_known_of(tuned: Tuned) -> None:
     assert tuned.problems() == f"binary/walk: {told}\n"
 
 
-@pytest.mark.parametrize("source", ["tuned", "defaults"])
-def test_a_run_with_values_that_nothing_chose_is_left_open(
-    source: str, tuned: Tuned, make_config: Callable[..., RunConfig], tmp_path: Path
+def test_a_run_with_values_that_are_neither_tuned_nor_defaults_is_left_open(
+    tuned: Tuned, make_config: Callable[..., RunConfig], tmp_path: Path
 ) -> None:
-    defaults = tuned.configs / "learner" / "walk.yaml"
-    defaults.write_text(
-        yaml.safe_dump({"name": "walk", "_target_": "fake_learners.Walk", "rate": 0.3})
-    )
-    if source == "defaults":
-        tuned.best.unlink()
-    chosen = 0.3 if source == "defaults" else yaml.safe_load(tuned.best.read_text())["rate"]
-    steps = (
-        {}
-        if source == "defaults"
-        else {"inner_steps": yaml.safe_load(tuned.best.read_text())["inner_steps"]}
-    )
-    for rate, result in ((chosen, "holds"), (0.77, "open")):
-        config = make_config("fake_learners.Walk", learner={"name": "walk", "rate": rate, **steps})
+    defaults = {"name": "walk", "_target_": "fake_learners.Walk", "rate": 0.3}
+    (tuned.configs / "learner" / "walk.yaml").write_text(yaml.safe_dump(defaults))
+    best = yaml.safe_load(tuned.best.read_text())
+    values = {name: best[name] for name in ("rate", "inner_steps")}
+    for given, result in (
+        (values, "holds"),
+        ({"rate": 0.3}, "holds"),
+        (values | {"rate": 0.77}, "open"),
+    ):
+        config = make_config("fake_learners.Walk", learner={"name": "walk", **given})
         (one,) = check_values(tuned.configs, [run(config, tmp_path / "paper")])
-        assert one.result == result
-    assert one.problem == f"ran with rate=0.77, not {chosen}"
+        assert (one.what, one.result) == ("paper, learner/best/binary/walk", result)
+    assert one.problem == f"ran with rate=0.77, not {values['rate']}"
 
 
 def test_trials_may_have_any_values(tuned: Tuned) -> None:

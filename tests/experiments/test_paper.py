@@ -191,7 +191,8 @@ def test_the_family_has_tables_of_its_own_and_a_learner_that_fails_keeps_a_row(
     assert sum(record.status == "finished" for record in records) == 2 * 2 * 2
     names = {file.stem for file in (tmp_path / "paper").rglob("*.md")}
     tables = {"family", "family_items", "family_items_auc"}
-    assert names == {*tables, *(f"{table}_differences" for table in tables), "adaptation"}
+    differences = (f"{table}_differences" for table in tables)
+    assert names == {*tables, *differences, "adaptation", "family_cost"}
     assert (tmp_path / "paper/figures/training.pdf").stat().st_size > 0
     table = (tmp_path / "paper/tables/family.md").read_text()
     for text in ("Popularity", "Walk, 0 steps", "Broken (failed)", "the loss is NaN at step 3"):

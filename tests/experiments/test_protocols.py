@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hydra import initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
@@ -20,6 +21,7 @@ from metarec.runs import RunConfig, load_records
 
 Script = Callable[..., int]
 ROOT = Path(__file__).resolve().parents[2]
+TUNED = yaml.safe_load((ROOT / "configs/learner/best/rating/item_mean.yaml").read_text())
 
 
 @pytest.fixture(autouse=True)
@@ -208,7 +210,7 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
     assert first["melu"].data.options == {"extra": True}
     assert first["tanp"].data.options == {}
     # tuned values where there are any
-    assert first["melu"].learner.arguments["shrinkage"] == 25.0
+    assert first["melu"].learner.arguments["shrinkage"] == TUNED["shrinkage"]
 
 
 @pytest.mark.parametrize("times", [None, np.arange(3)])
@@ -244,4 +246,4 @@ def test_values_that_were_tuned_under_the_protocol_are_taken_before_those_for_ra
         own = ("experiment=protocols", *files, *learners, "plan.protocols=[melu,tanp]")
         runs = made["Plan"](own).runs()
     found = {name: one[0].learner.arguments["shrinkage"] for name, one in runs.items()}
-    assert found == {"melu": 7.0, "tanp": 25.0}
+    assert found == {"melu": 7.0, "tanp": TUNED["shrinkage"]}
