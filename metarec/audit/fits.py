@@ -29,14 +29,18 @@ _OF_CLASS: dict[str, tuple[str, ...]] = {
     "PredictedPopularity": ("normaliser", "popularity"),
     "TfidfCosine": ("vocabulary of words",),
     "MeLU": ("normaliser",),
-    "Hybrid": ("batches of users", "contents"),
+    "Hybrid": ("batches of users", "contents", "neighbours"),
+    "MetaEmbedding": ("factors",),
+    "MWUF": ("factors",),
+    "DropoutNet": ("factors",),
+    "CVAR": ("factors",),
+    "GAR": ("factors",),
 }
-"""What each class of learner fits besides itself, whatever its arguments."""
+"""What each class of learner fits at the least, whatever its arguments."""
 
 _INPUTS = frozenset({"normaliser", "factors"})
 """One of which is fitted by every other learner of a backend: what it reads."""
 
-_WITHOUT_INPUTS = ("BertMAML", "BertTransfer")
 _FIRST = {"validation": 1, "test": 5}
 
 
@@ -89,13 +93,13 @@ def lacking_fits(target: str, fits: Collection[str]) -> list[str]:
         target: dotted path of its class; of classes that are not metarec's nothing is known.
         fits: what the record notes.
     """
-    package, _, rest = target.partition(".")
+    package, _, rest = target.replace(":", ".").partition(".")
     name = rest.rpartition(".")[2]
     if package != "metarec":
         return []
     if name in _OF_CLASS:
         return [needed for needed in _OF_CLASS[name] if needed not in fits]
-    if rest.startswith("baselines.") or name in _WITHOUT_INPUTS or _INPUTS & {*fits}:
+    if rest.startswith("baselines.") or _INPUTS & {*fits}:
         return []
     return [" or ".join(sorted(_INPUTS))]
 

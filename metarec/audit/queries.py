@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from jaxtyping import Float32, Int32, Int64, Shaped
 
 from metarec.audit.finding import Finding, fails
 from metarec.episodes import Ragged
-from metarec.evaluation.episodes import EvaluationEpisodes
+from metarec.evaluation.episodes import EvaluationEpisodes, Part
 from metarec.evaluation.evaluate import chance
 from metarec.runs.config import RunConfig
 from metarec.runs.measure import curve, look_episodes, main_episodes
@@ -65,7 +66,10 @@ class Redraws:
 
 
 def check_queries(record: Record, redrawn: Redrawn) -> Iterator[Finding]:
-    """Compares a record with the data: its episodes, its rows per task, the chance levels."""
+    """Compares a record with the data: its episodes, its rows per task, the chance levels.
+
+    Episodes and chance are computed by the code that ran; `violations` judges them apart from it.
+    """
     name = record.path.name
     problems = [
         *redrawn.violations,
@@ -79,7 +83,11 @@ def check_queries(record: Record, redrawn: Redrawn) -> Iterator[Finding]:
 
 
 def violations(
-    split: Split, episodes: EvaluationEpisodes, protocol: ProtocolConfig | None = None
+    split: Split,
+    episodes: EvaluationEpisodes,
+    protocol: ProtocolConfig | None = None,
+    reserve: int | None = None,
+    limit: int | None = None,
 ) -> list[str]:
     """What is wrong with evaluation episodes, by the data and the parts of the split alone.
 
@@ -89,7 +97,10 @@ def violations(
         split: of the data.
         episodes: to be judged.
         protocol: the published one that they follow, if any: tasks may then have items that no
-            train user has rated, and are not asked for all that they have.
+            train user has rated, and are not asked for all that they have; how many tasks there
+            are is not judged then.
+        reserve: interactions of a task that are kept for supports; None for its shots.
+        limit: tasks that there are at most; None for all.
 
     Returns:
         A sentence each; empty if all is well.
@@ -149,7 +160,17 @@ def violations(
     if mislabelled.any():
         problems.append(f"{where}: {int(mislabelled.sum())} shots have another label than the data")
     if protocol is None:
-        problems += [f"{where}: {problem}" for problem in _incomplete(split, episodes)]
+        kept = episodes.k_shot if reserve is None else reserve
+        incomplete = _incomplete(split, episodes, kept, limit)
+        problems += [f"{where}: {problem}" for problem in incomplete]
+    elif protocol.query is not None:
+        # of a known user all that the split holds out
+        held_out = np.bincount(
+            data.users[split.rows(episodes.part, "warm")], minlength=data.n_users
+        )
+        due = held_out[episodes.tasks] if regime == "warm" else protocol.query
+        if (episodes.query.lengths != due).any():
+            problems.append(f"{where}: tasks have other than the {protocol.query} queries due")
     return problems
 
 
@@ -168,7 +189,9 @@ def _label(
     return ratings if episodes.feedback == "rating" else _relevance(ratings, episodes)
 
 
-def _incomplete(split: Split, episodes: EvaluationEpisodes) -> Iterator[str]:
+def _incomplete(
+    split: Split, episodes: EvaluationEpisodes, reserve: int, limit: int | None
+) -> Iterator[str]:
     """What tasks are not asked for, or need not rank, though they should.
 
     A task has all that it did in the regime among its queries, or left out of what it ranks; and of
@@ -176,6 +199,11 @@ def _incomplete(split: Split, episodes: EvaluationEpisodes) -> Iterator[str]:
     """
     data, regime, part = split.dataset, episodes.regime, episodes.part
     of_users = episodes.kind == "user"
+    tasks = _able(split, part, regime, of_users, reserve)
+    expected = len(tasks) if limit is None else min(limit, len(tasks))
+    if len(episodes) != expected or not np.isin(episodes.tasks, tasks).all():
+        yield f"{len(episodes)} tasks are not {expected} of the {len(tasks)} that can be asked"
+        return
     by_task, by_candidate = (data.users, data.items) if of_users else (data.items, data.users)
     if not of_users:
         catalogue = np.unique(data.users[split.part == 0])
@@ -206,9 +234,10 @@ def _incomplete(split: Split, episodes: EvaluationEpisodes) -> Iterator[str]:
         lawful, needed = known, known
     elif regime == "user_cold" or not of_users:
         # the support, and what is kept for longer ones: as much of each task
-        counts = {int(count) for count in _distinct(episodes.excluded)}
-        if len(counts) > 1 or min(counts) < episodes.k_shot:
-            yield f"between {min(counts)} and {max(counts)} candidates are left out of a task"
+        counts = _distinct(episodes.excluded)
+        if (counts != reserve).any():
+            span = f"{counts.min()} to {counts.max()}"
+            yield f"{span} candidates are left out of a task, not {reserve}"
         lines, places = np.nonzero(episodes.support.mask)
         shots = np.searchsorted(catalogue, episodes.support.candidates[lines, places])
         lawful, needed = own, cells((lines, shots))
@@ -220,6 +249,19 @@ def _incomplete(split: Split, episodes: EvaluationEpisodes) -> Iterator[str]:
         yield f"{len(ranked)} candidates are ranked that the task is known to have"
     if unasked := own - asked - out:
         yield f"{len(unasked)} interactions of the tasks are neither asked for nor left out"
+
+
+def _able(
+    split: Split, part: Part, regime: str, of_users: bool, reserve: int
+) -> Int64[np.ndarray, " n"]:
+    """The tasks that have enough interactions for the support, and something to be asked."""
+    by_task = split.dataset.users if of_users else split.dataset.items
+    asked = np.bincount(by_task[split.rows(part, regime)], minlength=1 + int(by_task.max()))
+    if regime == "user_cold" or not of_users:
+        return np.flatnonzero(asked > reserve)
+    pool = split.rows(part, "user_cold") if regime == "both_cold" else split.rows("train")
+    known = np.bincount(by_task[pool], minlength=len(asked))
+    return np.flatnonzero((asked > 0) & (known >= reserve))
 
 
 def _meets(
@@ -238,8 +280,13 @@ def _redrawn(config: RunConfig, split: Split, looked: bool) -> Redrawn:
             evaluations[kind, one.part, one.regime, one.k_shot] = one
     looks = list(look_episodes(config, split)) if looked and len(split.rows("validation")) else []
     problems = []
-    for one in (*evaluations.values(), *looks):
-        problems += violations(split, one, config.protocol)
+    of_items = config.episode.task == "item"
+    shots = config.evaluation.item_k_curve if of_items else config.evaluation.k_curve
+    for (kind, *_), one in evaluations.items():
+        reserve = max(shots) if kind == "curve" else None
+        problems += violations(split, one, config.protocol, reserve, config.evaluation.tasks)
+    for one in looks:
+        problems += violations(split, one, config.protocol, limit=config.evaluation.look_tasks)
     return Redrawn(
         evaluations,
         {f"{one.part}/{one.regime}": one.key for one in looks},
@@ -284,7 +331,7 @@ def _rows(record: Record, redrawn: Redrawn) -> Iterator[str]:
             yield f"{where} (adapted: {bool(adapted)}): tasks or queries are not those of the data"
         else:
             for column, counts in _counted(record.config, episodes).items():
-                if not np.array_equal(here[column], counts):
+                if column not in here or not np.array_equal(here[column], counts):
                     yield f"{where} (adapted: {bool(adapted)}): {column} is not that of the data"
     for evaluation, part, regime, k_shot in sorted({*redrawn.evaluations} - seen):
         yield f"{evaluation} {part}/{regime}, K={k_shot}: has no results per task"
@@ -312,11 +359,21 @@ def _chances(record: Record, redrawn: Redrawn) -> Iterator[str]:
     config = record.config
     if config.protocol is not None or config.evaluation.shortlist:
         return
-    for part, regimes in record.content.get("chance", {}).items():
-        for regime, levels in regimes.items():
-            episodes = redrawn.evaluations.get(("main", part, regime, config.shots(regime)[0]))
-            if episodes is not None and levels != _levels(episodes, config.cutoffs):
-                yield f"main {part}/{regime}: the levels of chance are not those of the data"
+    noted = record.content.get("chance", {})
+    for (kind, part, regime, k_shot), episodes in redrawn.evaluations.items():
+        if kind != "main" or k_shot != config.shots(regime)[0]:
+            continue
+        found = noted.get(part, {}).get(regime, {})
+        levels = _levels(episodes, config.cutoffs)
+        # sums of logarithms differ in the last bits from one machine to another
+        agree = found.keys() == levels.keys() and all(
+            value == found[name]
+            if value is None or found[name] is None
+            else math.isclose(value, found[name], rel_tol=1e-9)
+            for name, value in levels.items()
+        )
+        if not agree:
+            yield f"main {part}/{regime}: the levels of chance are not those of the data"
 
 
 def _levels(episodes: EvaluationEpisodes, cutoffs: Sequence[int]) -> dict[str, float | None]:

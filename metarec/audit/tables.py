@@ -210,46 +210,57 @@ def _printed(tables: Sequence[Path], record: Path) -> Iterator[Finding]:
             yield undecided(TABLES, table.name, "what it was made of is not at hand")
         return
     rows = [dict(zip(small["columns"], row, strict=True)) for row in small["rows"]]
-    for table in tables:
-        count, problem = _printed_by(table, rows, record.name)
+    told = f"prints what {record.name} says, whose runs are not in the folders given"
+    for place, table in enumerate(tables):
+        count, problem = _printed_by(table, rows, record)
         rows = rows[count:]
         if problem is None and table == tables[-1]:
-            notes = "".join(one.read_text(encoding="utf-8") for one in tables)
+            notes = "".join(_notes_of(one) for one in tables)
             lacking = [row for row in rows if not _noted(row, notes)]
             if lacking:
                 problem = f"leaves out {len(lacking)} rows of {record.name}, the first {lacking[0]}"
         if problem is not None:
             yield fails(TABLES, table.name, problem)
+            for other in tables[place + 1 :]:
+                yield undecided(TABLES, other.name, f"follows {table.name}, which fails")
             return
-        told = f"prints what {record.name} says, whose runs are not in the folders given"
         yield undecided(TABLES, table.name, told)
 
 
 def _printed_by(
-    table: Path, rows: Sequence[Mapping[str, Any]], name: str
+    table: Path, rows: Sequence[Mapping[str, Any]], record: Path
 ) -> tuple[int, str | None]:
     """How many of the rows a table prints, and what it prints that they do not say."""
     following, tests = 0, list[str]()
+    # its widest table has no room for some intervals
+    bare = record.stem == WHAT_TO_ADAPT
     for label, *cells in _lines_of(table):
         for text in cells:
             if text in ("", MISSING):
                 continue
-            if following < len(rows) and _agrees(text, rows[following]):
+            if following < len(rows) and _agrees(text, rows[following], bare):
                 tests = _tests_of(rows[following])
                 following += 1
             elif text not in tests:
                 told = _cell_of(rows[following]) if following < len(rows) else "nothing more"
-                return following, f"{label}: prints {text}, but {name} says {told}"
+                return following, f"{label}: prints {text}, but {record.name} says {told}"
     return following, None
 
 
-def _noted(row: Mapping[str, Any], text: str) -> bool:
-    """Whether a number that has no cell stands in the sentences of a table."""
-    return any(re.search(rf"(?<![\d.]){re.escape(form)}(?!\d)", text) for form in _in_words(row))
+def _notes_of(table: Path) -> str:
+    """The sentences under a table, without its cells."""
+    text = table.read_text(encoding="utf-8")
+    if table.suffix == ".md":
+        return "".join(line for line in text.splitlines() if line.startswith("<sub>"))
+    return text.rpartition(r"\bottomrule")[2]
 
 
-def _in_words(row: Mapping[str, Any]) -> set[str]:
-    return {f"{row['mean']:g}"} | _roundings(row["mean"], number)
+def _noted(row: Mapping[str, Any], notes: str) -> bool:
+    """Whether a number that has no cell, but a sentence, stands there."""
+    if row["metric"] not in _IN_NOTES:
+        return False
+    forms = {f"{row['mean']:g}"} | _roundings(row["mean"], number)
+    return any(re.search(rf"(?<![\d.]){re.escape(form)}(?!\d)", notes) for form in forms)
 
 
 def _lines_of(table: Path) -> Iterator[list[str]]:
@@ -267,14 +278,19 @@ def _lines_of(table: Path) -> Iterator[list[str]]:
             yield [cell.replace("{", "").replace("}", "").strip() for cell in cells]
 
 
-def _agrees(text: str, row: Mapping[str, Any]) -> bool:
-    """Whether a cell prints a row: its mean with its interval, if it has one; or what it costs."""
+def _agrees(text: str, row: Mapping[str, Any], bare: bool = False) -> bool:
+    """Whether a cell prints a row: its mean with its interval, if it has one; or what it costs.
+
+    Args:
+        text: of the cell.
+        row: of the small record.
+        bare: whether the interval may be left out.
+    """
     values = [row[name] for name in ("mean", "low", "high") if row[name] is not None]
-    if len(values) == 1 and any(text in _roundings(values[0], form) for form in _COSTS):
-        return True
+    if row["metric"].startswith(_COSTS):
+        return any(text in _roundings(values[0], form) for form in _COST_FORMS)
     printed = _NUMBER.findall(text.replace("+", ""))
-    # some cells have no room for their interval
-    if len(printed) not in (1, len(values)):
+    if len(printed) != len(values) and not (bare and len(printed) == 1):
         return False
     return all(
         one in _roundings(value, number)
@@ -282,8 +298,13 @@ def _agrees(text: str, row: Mapping[str, Any]) -> bool:
     )
 
 
-_COSTS = (significant, duration, count_text, hundredths)
-"""How a table may print seconds, weights and memory."""
+_COSTS = ("parameters", "trainable_parameters", "peak_memory", "seconds", "milliseconds")
+"""How the metrics begin that are no quality, and have units of their own."""
+
+_COST_FORMS = (significant, duration, count_text, hundredths)
+
+_IN_NOTES = ("shortlist/recall", "bert_inner_learning_rate")
+"""What stands in sentences under a table, and in its small record."""
 
 
 def _roundings(value: float, form: Callable[[float], str]) -> set[str]:

@@ -56,27 +56,36 @@ def check_values(configs: Path, records: Sequence[Record]) -> Iterator[Finding]:
         configs: its `learner/best/*/*.yaml` and `learner/*.yaml` are read.
         records: of any experiments; those that choose values are passed over.
     """
-    given: dict[tuple[str, tuple[Path, ...]], list[Record]] = {}
+    learners = configs / "learner"
+    given: dict[str, dict[tuple[Path, ...], list[Record]]] = {}
     for record in records:
-        files = _files_of(record, configs / "learner")
+        files = _files_of(record, learners)
         if files and not record.config.experiment.endswith(CHOOSING):
-            given.setdefault((record.config.experiment, files), []).append(record)
-    for (experiment, files), own in given.items():
-        place = files[0].relative_to(configs).with_suffix("").as_posix()
-        what, written = (
-            f"{experiment}, {place}",
-            [_written(file, configs / "learner") for file in files],
-        )
-        others = {
-            other
-            for record in own
-            if all(differences := [_differences(record, values) for values in written])
-            for other in differences[0]
-        }
-        if others:
-            yield undecided(VALUES, what, f"ran with {'; '.join(sorted(others))}")
-        else:
-            yield Finding(VALUES, what)
+            of_experiment = given.setdefault(record.config.experiment, {})
+            of_experiment.setdefault(files, []).append(record)
+    for experiment, by_learner in given.items():
+        found = {files: _compared(own, files, learners) for files, own in by_learner.items()}
+        # what was tuned is not to stand beside what could have been, but was not
+        tuned = any(len(files) > 1 and place == 0 for files, (place, _) in found.items())
+        for files, (place, problem) in found.items():
+            what = f"{experiment}, {files[0].relative_to(configs).with_suffix('').as_posix()}"
+            if problem is None and tuned and place > 0:
+                problem = "ran with its defaults, where others have values that were tuned"
+            yield Finding(VALUES, what) if problem is None else undecided(VALUES, what, problem)
+
+
+def _compared(
+    records: Sequence[Record], files: Sequence[Path], learners: Path
+) -> tuple[int, str | None]:
+    """Which of some configurations all runs of a learner have the values of, or what differs."""
+    first: list[str] = []
+    for place, file in enumerate(files):
+        values = _written(file, learners)
+        differing = sorted({one for record in records for one in _differences(record, values)})
+        if not differing:
+            return place, None
+        first = first or differing
+    return 0, f"ran with {'; '.join(first)}"
 
 
 def _files_of(record: Record, learners: Path) -> tuple[Path, ...]:
@@ -92,27 +101,34 @@ def _files_of(record: Record, learners: Path) -> tuple[Path, ...]:
 
 
 def _differences(record: Record, values: Mapping[str, Any]) -> list[str]:
-    """The arguments that a run had other values of."""
-    return [
-        f"{name}={used}, not {value}"
-        for name, value in values.items()
-        if (used := _plain(record.config.learner.arguments.get(name))) != _plain(value)
-    ]
+    """The class and the arguments that a run had others of."""
+    config = record.config
+    used = {"_target_": config.learner.target.replace(":", "."), **config.learner.arguments}
+    found = []
+    for name, value in values.items():
+        wanted = value
+        if name == "_target_":
+            wanted = str(value).replace("${backend.name}", config.backend.name).replace(":", ".")
+        elif "${" in str(value):
+            continue
+        if _plain(used.get(name)) != _plain(wanted):
+            found.append(f"{name}={used.get(name)}, not {wanted}")
+    return found
 
 
 def _written(file: Path, learners: Path) -> dict[str, Any]:
-    """The arguments that a configuration of a learner gives, with those that it builds on."""
+    """The class and the arguments that a configuration gives, with those that it builds on."""
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     values: dict[str, Any] = {}
     for one in content.pop("defaults", []):
-        name, here, _ = str(one).partition("@_here_")
-        if here:
-            values |= _written(learners / f"{name.removeprefix('/learner/')}.yaml", learners)
-    return values | {
-        name: value
-        for name, value in content.items()
-        if name not in ("name", "_target_", "search") and "${" not in str(value)
-    }
+        group, name = next(iter(one.items())) if isinstance(one, dict) else ("", str(one))
+        group, _, _ = group.removeprefix("optional ").partition("@_here_")
+        name, here, _ = name.partition("@_here_")
+        base = learners / group / f"{name.removeprefix('/learner/')}.yaml"
+        if (here or group) and base.is_file():
+            values |= _written(base, learners)
+    own = {name: value for name, value in content.items() if name not in ("name", "search")}
+    return values | own
 
 
 def _plain(value: Any) -> Any:

@@ -112,12 +112,15 @@ def _notes(results: Results) -> list[str]:
         )
     measured = " and ".join(results.config.evaluation.parts)
     of_all = f"; {'; '.join(most)}" if most else ""
+    shortlist = results.config.evaluation.shortlist
+    ranked = f"the {shortlist} candidates that are reranked" if shortlist else "its whole catalogue"
     return [
         f"Wall seconds of a run, mean over seeds, {' and '.join(machines)}, whatever else ran on "
-        f"the machine{of_all}. Weights: those that are trained. Evaluate: {measured} in all "
+        f"the machine{of_all}. Weights: the numbers that a learner trained by gradients keeps, of "
+        f"Hybrid its neighbours and contents too. Evaluate: {measured} in all "
         "regimes and the curve, where a learner that adapts also without adapting. Adapt and "
-        f"score: milliseconds of a test task in its whole catalogue, of many at once. {MISSING}: "
-        "nothing is trained, or nothing is known.",
+        f"score: milliseconds of a test task in {ranked}, of many at once. {MISSING}: nothing is "
+        "trained by gradients, or nothing is known.",
         *source_notes([(results, regimes)], of_quality=False),
     ]
 

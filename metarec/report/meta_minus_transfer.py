@@ -100,7 +100,7 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
     named = [(kind, own) for kind, own in (("user", user), ("item", item)) if own is not None]
     notes = [
         "MAML and transfer share scorer, episodes and the most outer steps, stop early on "
-        "validation, are tuned separately and both adapt to the support set: "
+        "validation, and both adapt to the support set; each has values of its own: "
         + "; ".join(f"{kind} tasks, {_settings(own)}" for kind, own in named)
         + ".",
         f"Mean difference over test tasks with its 95 % bootstrap interval ({RESAMPLES:,} "

@@ -31,6 +31,9 @@ REFERENCE = Variant("item_mean")
 BEATS = "‡"
 """Marks a cell whose whole interval is better than the figure to beat of its column."""
 
+GIVES_QUERIES = ("recbole_metarec",)
+"""Methods of splitting that say what each task is asked, whatever the seed."""
+
 _IN_TIME = ("mamo",)
 """Protocols whose shots are the first in time."""
 
@@ -58,15 +61,17 @@ def _table(study: Study, shown: Shown) -> Table:
     if REFERENCE not in results.variants:
         differing = []
     measured, preliminary = column_cells(results, columns, REFERENCE)
-    distinct = distinct_episodes(results)
-    preliminary |= distinct < MIN_EPISODES
+    distinct = [distinct_episodes(results, column.regime) for column in columns]
+    preliminary |= min(distinct) < MIN_EPISODES
     chance = (*chance_cells(results, columns), *(Cell() for _ in differing))
     to_beat = [_to_beat(shown.figures, column) for column in columns]
 
     def cells(variant: Variant | None) -> tuple[Cell, ...]:
         if variant is None:
             return chance
-        counted = [_of_distinct(cell, distinct) for cell in measured(variant)]
+        counted = [
+            _of_distinct(cell, most) for cell, most in zip(measured(variant), distinct, strict=True)
+        ]
         means = dict(zip(columns, counted, strict=True))
         own = [
             _marked(cell, figure, column.metric)
@@ -116,21 +121,18 @@ def chance_cells(results: Results, columns: Sequence[Column]) -> tuple[Cell, ...
     return tuple(cells)
 
 
-def distinct_episodes(results: Results) -> float:
-    """The test episodes of the regime that has the fewest, each counted once.
-
-    A published split may give the queries too; then all seeds have the same episodes, and more
-    seeds do not make them more.
+def distinct_episodes(results: Results, regime: str) -> float:
+    """The test episodes of a regime that are not the same at every seed.
 
     Returns:
-        Their number; infinity where records do not say which they had.
+        The number of tasks where the split gives their queries too, so that more seeds do not make
+        more episodes; infinity elsewhere.
     """
-    found: dict[str, dict[str, int]] = {}
-    for record in results.records:
-        for one in record.content.get("episodes", ()):
-            if (one["evaluation"], one["part"]) == ("main", "test"):
-                found.setdefault(one["regime"], {})[one["key"]] = one["tasks"]
-    return min((float(sum(tasks.values())) for tasks in found.values()), default=math.inf)
+    if results.config.split.method not in GIVES_QUERIES:
+        return math.inf
+    frame = results.per_task
+    here = (frame["part"] == "test") & (frame["regime"] == regime)
+    return float(frame.loc[here, "task"].nunique())
 
 
 def _of_distinct(cell: Cell, distinct: float) -> Cell:

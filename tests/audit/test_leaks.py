@@ -250,9 +250,26 @@ def known_items_ranked(episodes: EvaluationEpisodes) -> EvaluationEpisodes:
     return replace(episodes, excluded=nothing)
 
 
+def half_of_the_tasks(episodes: EvaluationEpisodes) -> EvaluationEpisodes:
+    return measure.some_tasks(episodes, len(episodes) // 2, seed=0)
+
+
+def test_queries_that_are_kept_for_longer_supports_than_there_are(
+    ran: Ran, problems: Problems, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hiding(*arguments: Any, **settings: Any) -> EvaluationEpisodes:
+        return evaluation_episodes(*arguments, **settings | {"reserve": settings["k_shot"] + 1})
+
+    monkeypatch.setattr(measure, "evaluation_episodes", hiding)
+    ran(evaluation={"regimes": ["user_cold"], "curve_regimes": []})
+    told = problems()[QUERIES]
+    assert re.search("test/user_cold, K=3: .* (left out of a task, not 3|that can be asked)", told)
+
+
 @pytest.mark.parametrize(
     ("leak", "told"),
     [
+        (half_of_the_tasks, r"test/user_cold, K=3: \d+ tasks are not \d+ of the \d+ that can be"),
         (only_what_is_asked, r"test/user_cold, K=3: \d+ candidates are not the \d+ of the regime"),
         (without_hard_candidates, r"test/warm, K=3: \d+ candidates are left out that the task may"),
         (one_query_a_task, r"test/item_cold, K=3: \d+ interactions of the tasks are neither asked"),

@@ -11,11 +11,12 @@ import pytest
 import yaml
 from audit_helpers import failing
 
-from metarec.audit.tuning import CHOICES, check_tunings, check_values
+from metarec.audit.tuning import CHOICES, _written, check_tunings, check_values
 from metarec.runs import Record, RunConfig, run
 from metarec.runs.tuning import TuningSettings, tune
 from metarec.runs.tuning_files import write_tuning
 
+LEARNERS = Path(__file__).resolve().parents[2] / "configs" / "learner"
 SEARCH = {"search": {"rate": [0.1, 0.5, 1.0], "inner_steps": [1, 2]}, "rate": 0.1, "inner_steps": 2}
 
 
@@ -109,22 +110,67 @@ def test_a_best_configuration_that_no_trial_is_known_of(tuned: Tuned) -> None:
     assert tuned.problems() == f"binary/walk: {told}\n"
 
 
+class Project:
+    """Configurations of two learners, of which the first was tuned, and their runs."""
+
+    def __init__(self, tuned: Tuned, make_config: Callable[..., RunConfig], folder: Path) -> None:
+        self.configs, self.folder, self.make_config = tuned.configs, folder, make_config
+        best = yaml.safe_load(tuned.best.read_text())
+        self.tuned = {name: best[name] for name in ("rate", "inner_steps")}
+        self.defaults = {"rate": 0.3, "inner_steps": 1}
+        for name in ("walk", "stroll"):
+            content = {"name": name, "_target_": "fake_learners.Walk", **self.defaults}
+            (self.configs / "learner" / f"{name}.yaml").write_text(yaml.safe_dump(content))
+        other = tuned.best.with_name("stroll.yaml")
+        other.write_text(tuned.best.read_text().replace("/walk@", "/stroll@"))
+
+    def ran(self, name: str, target: str = "fake_learners.Walk", **values: float) -> Record:
+        config = self.make_config(target, learner={"name": name, **values})
+        return run(config, self.folder / "results")
+
+    def found(self, *records: Record) -> dict[str, str]:
+        """What each learner is told, by its name."""
+        return {
+            one.what.rpartition("/")[2]: f"{one.result}: {one.problem}".removesuffix(": ")
+            for one in check_values(self.configs, records)
+        }
+
+
+@pytest.fixture
+def project(tuned: Tuned, make_config: Callable[..., RunConfig], tmp_path: Path) -> Project:
+    return Project(tuned, make_config, tmp_path / "project")
+
+
+def test_runs_with_tuned_values_or_all_with_defaults_hold(project: Project) -> None:
+    for values in (project.tuned, project.defaults):
+        runs = [project.ran(name, **values) for name in ("walk", "stroll")]
+        assert project.found(*runs) == {"walk": "holds", "stroll": "holds"}
+
+
 def test_a_run_with_values_that_are_neither_tuned_nor_defaults_is_left_open(
-    tuned: Tuned, make_config: Callable[..., RunConfig], tmp_path: Path
+    project: Project,
 ) -> None:
-    defaults = {"name": "walk", "_target_": "fake_learners.Walk", "rate": 0.3}
-    (tuned.configs / "learner" / "walk.yaml").write_text(yaml.safe_dump(defaults))
-    best = yaml.safe_load(tuned.best.read_text())
-    values = {name: best[name] for name in ("rate", "inner_steps")}
-    for given, result in (
-        (values, "holds"),
-        ({"rate": 0.3}, "holds"),
-        (values | {"rate": 0.77}, "open"),
-    ):
-        config = make_config("fake_learners.Walk", learner={"name": "walk", **given})
-        (one,) = check_values(tuned.configs, [run(config, tmp_path / "paper")])
-        assert (one.what, one.result) == ("paper, learner/best/binary/walk", result)
-    assert one.problem == f"ran with rate=0.77, not {values['rate']}"
+    record = project.ran("walk", **project.tuned | {"rate": 0.77})
+    told = f"open: ran with rate=0.77, not {project.tuned['rate']}"
+    assert project.found(record) == {"walk": told}
+
+
+def test_defaults_beside_values_that_were_tuned_are_left_open(project: Project) -> None:
+    runs = project.ran("walk", **project.tuned), project.ran("stroll", **project.defaults)
+    told = "open: ran with its defaults, where others have values that were tuned"
+    assert project.found(*runs) == {"walk": "holds", "stroll": told}
+
+
+def test_another_class_under_the_name_of_a_learner_is_left_open(project: Project) -> None:
+    record = project.ran("walk", "fake_learners.Telling", **project.tuned)
+    assert project.found(record)["walk"].startswith("open: ran with _target_=fake_learners.")
+
+
+@pytest.mark.parametrize("file", sorted(LEARNERS.rglob("*.yaml")), ids=lambda file: file.stem)
+def test_the_values_of_every_configuration_can_be_read(file: Path) -> None:
+    values = _written(file, LEARNERS)
+    assert values["_target_"].startswith("metarec.")
+    assert "defaults" not in values
 
 
 def test_trials_may_have_any_values(tuned: Tuned) -> None:
