@@ -159,6 +159,32 @@ def test_without_its_records_a_table_is_compared_with_its_small_record(
     assert re.search(rf"main\.{suffix}: .*: prints .*, but main\.json says", problem(paper))
 
 
+INTERVAL = re.compile(r" <sub>\[[^]]*\]</sub>")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "instead", "told"),
+    [
+        (INTERVAL, "", "but main.json says"),
+        (re.compile(r"\| \.\d{2}(\d)(?= )"), "| .0", "but main.json says"),
+        (re.compile(r"[^|]*\|(?=\n\n)"), " |", "leaves out 1 rows of main.json"),
+    ],
+    ids=["an interval is missing", "a mean has fewer digits", "the last cell is empty"],
+)
+def test_without_its_records_no_number_may_be_missing_or_shorter(
+    pattern: re.Pattern[str], instead: str, told: str, publish: Publish, paper: Path
+) -> None:
+    publish("results/paper")
+    file = paper / "tables" / "main.md"
+    text = file.read_text()
+    edited = pattern.sub(instead, text, count=1)
+    assert edited != text
+    file.write_text(edited)
+    (one,) = [one for one in check_tables(paper, []) if one.what == "main.md"]
+    assert one.result == "fails"
+    assert told in one.problem
+
+
 def test_a_table_that_is_made_of_more_than_records_is_left_open_and_its_figures_compared(
     publish: Publish, paper: Path
 ) -> None:
