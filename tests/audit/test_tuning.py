@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -124,8 +125,8 @@ class Project:
         other = tuned.best.with_name("stroll.yaml")
         other.write_text(tuned.best.read_text().replace("/walk@", "/stroll@"))
 
-    def ran(self, name: str, target: str = "fake_learners.Walk", **values: float) -> Record:
-        config = self.make_config(target, learner={"name": name, **values})
+    def ran(self, name: str, **values: float) -> Record:
+        config = self.make_config("fake_learners.Walk", learner={"name": name, **values})
         return run(config, self.folder / "results")
 
     def found(self, *records: Record) -> dict[str, str]:
@@ -162,8 +163,11 @@ def test_defaults_beside_values_that_were_tuned_are_left_open(project: Project) 
 
 
 def test_another_class_under_the_name_of_a_learner_is_left_open(project: Project) -> None:
-    record = project.ran("walk", "fake_learners.Telling", **project.tuned)
-    assert project.found(record)["walk"].startswith("open: ran with _target_=fake_learners.")
+    record = project.ran("walk", **project.tuned)
+    learner = replace(record.config.learner, target="metarec.baselines.Random")
+    other = replace(record, config=replace(record.config, learner=learner))
+    told = "open: ran with _target_=metarec.baselines.Random, not fake_learners.Walk"
+    assert project.found(other) == {"walk": told}
 
 
 @pytest.mark.parametrize("file", sorted(LEARNERS.rglob("*.yaml")), ids=lambda file: file.stem)
