@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +25,13 @@ from metarec.report.cells import (
 from metarec.report.choices import ADAPT, MEMORY, PARAMETERS, SCORE, Choice, Study, choice_of
 from metarec.report.collect import RECALL
 from metarec.report.labels import Variant, label_of, metric_label
-from metarec.report.notes import effects_note, notes_of, source_notes
+from metarec.report.notes import (
+    effects_note,
+    machine_text,
+    notes_of,
+    source_notes,
+    threads_text,
+)
 from metarec.report.selection import RESAMPLES, difference_of
 from metarec.report.table import (
     BETTER,
@@ -42,9 +48,6 @@ from metarec.report.table import (
     number,
     significant,
 )
-
-if TYPE_CHECKING:
-    from metarec.runs.store import Record
 
 NAME = "what_to_adapt"
 RATE = "bert_inner_learning_rate"
@@ -282,7 +285,7 @@ def _timed(study: Study) -> str:
     beside = f" ({', '.join(others)}: over the users and seeds of its other runs)" if others else ""
     return (
         f"means over {tasks} users in runs of their own, one at a time with "
-        f"{_threads(study.timings)}{beside}"
+        f"{threads_text(study.timings)}{beside}"
     )
 
 
@@ -347,23 +350,8 @@ def _settings(study: Study) -> str:
 
 
 def _machine(study: Study) -> str:
-    """What the records say of where they were measured."""
-    records = [one for one in study.results.records if choice_of(one.config) is not None]
-    contents = [record.content for record in records]
-    processors = sorted(
-        {str(one.get("machine", {}).get("processor") or "unknown processor") for one in contents}
-    )
-    devices = sorted({str(one.get("device", "cpu")) for one in contents} - {"cpu"})
-    where = f"{_threads(records)} of {' or '.join(processors)}"
-    return f"{where}, with {' or '.join(devices)}, whose memory is not in it" if devices else where
-
-
-def _threads(records: Sequence[Record]) -> str:
-    """How many threads runs had, as their records say."""
-    given = (record.content.get("threads") for record in records)
-    threads = sorted({int(count) for count in given if count})
-    count = " or ".join(map(str, threads)) or "unknown number of"
-    return f"{count} thread{'' if threads == [1] else 's'}"
+    """Where the choices were measured."""
+    return machine_text([one for one in study.results.records if choice_of(one.config) is not None])
 
 
 def _differences(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from metarec.report.cells import PRIMARY, Column, fewer_seeds, regimes_of
 from metarec.report.collect import Results
 from metarec.report.labels import Variant, group_of, label_of, sort_key
-from metarec.report.notes import source_notes
+from metarec.report.notes import machine_text, source_notes
 from metarec.report.table import (
     MISSING,
     Cell,
@@ -101,7 +101,6 @@ def _notes(results: Results) -> list[str]:
     ]
     totals = [record.seconds["total"] for record in results.records if "total" in record.seconds]
     peaks = [one for record in results.records if (one := record.content.get("peak_memory_bytes"))]
-    machines = sorted({_machine(record) for record in results.records})
     most = []
     if totals:
         most.append(f"the longest run took {max(totals) / 60:.1f} minutes")
@@ -115,19 +114,11 @@ def _notes(results: Results) -> list[str]:
     shortlist = results.config.evaluation.shortlist
     ranked = f"the {shortlist} candidates that are reranked" if shortlist else "its whole catalogue"
     return [
-        f"Wall seconds of a run, mean over seeds, {' and '.join(machines)}, whatever else ran on "
-        f"the machine{of_all}. Weights: the numbers that a learner trained by gradients keeps, of "
-        f"Hybrid its neighbours and contents too. Evaluate: {measured} in all "
+        f"Wall seconds of a run, mean over seeds, {machine_text(results.records)}, whatever else "
+        f"ran on the machine{of_all}. Weights: the numbers that a learner trained by gradients "
+        f"keeps, of Hybrid its neighbours and contents too. Evaluate: {measured} in all "
         "regimes and the curve, where a learner that adapts also without adapting. Adapt and "
         f"score: milliseconds of a test task in {ranked}, of many at once. {MISSING}: nothing is "
         "trained by gradients, or nothing is known.",
         *source_notes([(results, regimes)], of_quality=False),
     ]
-
-
-def _machine(record: Record) -> str:
-    machine = record.content.get("machine", {})
-    threads = record.content.get("threads", 1)
-    device = record.content.get("device", "cpu")
-    where = machine.get("processor", "an unknown processor") if device == "cpu" else device
-    return f"{threads} thread{'s' if threads != 1 else ''} of {where}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from metarec.report.cells import Column
 from metarec.report.collect import Results, error_of, run_name
@@ -10,6 +11,9 @@ from metarec.report.labels import BASELINE_GROUPS, Variant, group_of, label_of, 
 from metarec.report.provenance import provenance_of
 from metarec.report.selection import RESAMPLES
 from metarec.report.table import BETTER, MISSING, REFERENCE, WORSE
+
+if TYPE_CHECKING:
+    from metarec.runs.store import Record
 
 
 def notes_of(
@@ -143,6 +147,25 @@ def _task_counts(results: Results, columns: Sequence[Column], part: str) -> list
         some = f" ({valued} with a value)" if 0 < valued < count else ""
         counts.append(f"{kind}{regime_label(regime).lower()}{nested} {count}{some}")
     return counts
+
+
+def machine_text(records: Sequence[Record]) -> str:
+    """Where runs were measured, as their records say: `1 thread of AMD EPYC`."""
+    contents = [record.content for record in records]
+    processors = sorted(
+        {str(one.get("machine", {}).get("processor") or "unknown processor") for one in contents}
+    )
+    devices = sorted({str(one.get("device", "cpu")) for one in contents} - {"cpu"})
+    where = f"{threads_text(records)} of {' or '.join(processors)}"
+    return f"{where}, with {' or '.join(devices)}, whose memory is not in it" if devices else where
+
+
+def threads_text(records: Sequence[Record]) -> str:
+    """How many threads runs had, as their records say."""
+    given = (record.content.get("threads") for record in records)
+    threads = sorted({int(count) for count in given if count})
+    count = " or ".join(map(str, threads)) or "unknown number of"
+    return f"{count} thread{'' if threads == [1] else 's'}"
 
 
 def joined_versions(names: Sequence[str], length: int = 12) -> str:
