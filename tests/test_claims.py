@@ -47,11 +47,13 @@ def test_every_figure_stands_in_the_tables_of_its_row(row):
 
 
 GENERATED = re.compile(r"<!-- (.*?): begin -->.*?<!-- \1: end -->|```.*?```", re.DOTALL)
-"""What of the README reports write, and its commands."""
+"""What of a page reports write, and its commands."""
+
+PAGES = (PAPER / "results.md", PAPER.parent / "README.md")
 
 
-def sections() -> list[str]:
-    text = GENERATED.sub("", (PAPER.parent / "README.md").read_text(encoding="utf-8"))
+def sections(page: Path) -> list[str]:
+    text = GENERATED.sub("", page.read_text(encoding="utf-8"))
     return re.split(r"^#{2,3} ", text, flags=re.MULTILINE)
 
 
@@ -60,28 +62,42 @@ def thousandths(text: str) -> set[str]:
     return set(re.findall(r"(?<![\d.\w/])[+−]?\.\d{3}\b", text))
 
 
-def tables_of(section: str) -> list[Path]:
-    """The tables that a section names, such as `paper/tables/hybrid*.md` or `hybrid_items.md`."""
-    named = re.findall(r"`((?:paper/[\w/-]*tables/)?[\w*]+\.md)`", section)
-    patterns = [name if "/" in name else f"paper/tables/{name}" for name in named]
-    return [file for pattern in patterns for file in PAPER.parent.glob(pattern)]
+def tables_of(section: str, page: Path) -> list[Path]:
+    """The tables that a section links."""
+    links = re.findall(r"\]\(((?:[\w-]+/)*tables/\w+\.md)\)", section)
+    return [page.parent / link for link in links]
 
 
-@pytest.mark.parametrize("section", sections(), ids=lambda text: text.splitlines()[0][:40])
-def test_every_figure_of_the_readme_stands_in_the_tables_of_its_section(section):
+@pytest.mark.parametrize(
+    ("page", "section"),
+    [
+        pytest.param(page, section, id=f"{page.name}: {section.splitlines()[0][:40]}")
+        for page in PAGES
+        for section in sections(page)
+    ],
+)
+def test_every_figure_of_a_page_stands_in_the_tables_of_its_section(page, section):
     measured = thousandths(section)
-    files = tables_of(section)
+    files = tables_of(section, page)
     published = set().union(*(thousandths(file.read_text(encoding="utf-8")) for file in files))
     published |= {figure.removeprefix("+") for figure in published}
     if not measured <= published and made_anew():
-        pytest.skip("tables were made anew since the last commit: read the README beside them")
+        pytest.skip(f"tables were made anew since the last commit: read {page.name} beside them")
     assert measured <= published, f"{measured - published} not in {files}"
 
 
-def test_the_readme_has_figures_and_names_their_tables():
-    found = [section for section in sections() if thousandths(section)]
+def test_the_page_of_results_has_figures_and_links_their_tables():
+    found = [section for section in sections(PAGES[0]) if thousandths(section)]
     assert len(found) >= 3
-    assert all(tables_of(section) for section in found)
+    assert all(tables_of(section, PAGES[0]) for section in found)
+
+
+@pytest.mark.parametrize("page", [*PAGES, PAPER / "claims.md", PAPER / "README.md"])
+def test_every_link_of_a_page_leads_to_a_file(page):
+    links = re.findall(r"\]\((?!http|#)([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    assert links
+    missing = [link for link in links if not (page.parent / link).exists()]
+    assert not missing
 
 
 def test_a_figure_that_no_table_has_is_found():

@@ -1,7 +1,6 @@
 """What of a BERT should adapt: tables, figure and small record of `experiments/what_to_adapt.py`.
 
-python -m metarec.report.what_to_adapt results/what_to_adapt results/what_to_adapt_seconds \
-      --paper paper --readme README.md
+python -m metarec.report.what_to_adapt results/what_to_adapt results/what_to_adapt_seconds
 """
 
 from __future__ import annotations
@@ -29,15 +28,11 @@ from metarec.report.export import numbers_of, small_record
 from metarec.report.figures import SUFFIXES
 from metarec.report.files import write_bytes, write_text
 from metarec.report.provenance import provenance_of
-from metarec.report.readme import replace_table
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from metarec.runs.store import Record
-
-MARKER = "what to adapt"
-"""Of the lines `<!-- what to adapt: begin -->` and `end` in the README."""
 
 WIDTH = 136
 """Columns of a terminal that ten columns of a table need, with their intervals in second lines."""
@@ -108,11 +103,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--paper", type=Path, default=Path("paper"), help="where the files go")
     parser.add_argument(
-        "--readme",
-        type=Path,
-        help=f"README whose table, between its markers ({MARKER}), is replaced",
-    )
-    parser.add_argument(
         "--allow-mixed-versions",
         action="store_true",
         help="let records of different versions of the code stand in one table",
@@ -123,9 +113,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         records = [record for folder in options.results for record in read_records(folder)]
         build_report(records, options.paper, Console(), options.allow_mixed_versions)
-        if options.readme is not None:
-            table = (options.paper / "tables" / f"{NAME}.md").read_text(encoding="utf-8")
-            replace_table(options.readme, table, MARKER)
     except MetarecError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
