@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from pathlib import Path
 from typing import Any
 
+import learner_rows
 import numpy as np
 import pytest
 import torch
@@ -34,30 +33,16 @@ from metarec.torch.training import Gradients
 pytestmark = pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 
 STEPS = 3  # the third step of MAML++ is of second order
-
-
-def load_contract() -> Any:
-    """The module whose rows are all learners; `tests` is no package to import it from."""
-    file = Path(__file__).parents[1] / "test_learner_contract.py"
-    spec = importlib.util.spec_from_file_location("learner_contract", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-contract = load_contract()
 # what compute otherwise than the first row of their class
 OTHERS = {
     "maml_dot", "maml_fusion_attention", "maml_both", "maml_vmap", "fomaml", "reptile_dot",
     "maml_plus_plus_fusion", "imaml_dot", "dropoutnet_labels", "prototypical_multiple",
 }  # fmt: skip
-FIRST = {name.removesuffix("-jax") for name, *_ in contract.IN_JAX}
+FIRST = {name.removesuffix("-jax") for name, *_ in learner_rows.IN_JAX}
 ROWS = {
     name: (*make.args, kinds)
-    for name, make, kinds, _ in contract.LEARNERS
-    if name in FIRST | OTHERS or getattr(make, "func", None) is contract.made_in_torch
+    for name, make, kinds, _ in learner_rows.LEARNERS
+    if name in FIRST | OTHERS or getattr(make, "func", None) is learner_rows.made_in_torch
 }
 KINDS = [(name, kind) for name, (*_, kinds) in ROWS.items() for kind in kinds]
 on_devices = pytest.mark.parametrize(
@@ -82,7 +67,7 @@ WITHOUT_GRADIENT = {
 def make(name: str, device: str, outer_loss: str = "pointwise") -> Any:
     path, arguments, _ = ROWS[name]
     given = {"steps": STEPS, "learning_rate": 0.01, "validate_every": 1, "device": device}
-    learner = contract.made(path, {**arguments, **given})
+    learner = learner_rows.made(path, {**arguments, **given})
     if hasattr(learner, "outer_loss"):
         learner.outer_loss = outer_loss
     return learner
@@ -104,7 +89,7 @@ class Fit:
 
 
 def fit(name: str, kind: TaskKind, device: str) -> Fit:
-    given, learner = contract.make_training(kind, "binary"), make(name, device)
+    given, learner = learner_rows.make_training(kind, "binary"), make(name, device)
     meta = learner.fit(given)
     losses = [entry["loss"] for entry in given.log if "loss" in entry]
     return Fit(losses, meta, scores(learner, kind, meta))
@@ -114,8 +99,8 @@ on_cpu = cache(partial(fit, device="cpu"))
 
 
 def scores(learner: Any, kind: TaskKind, meta: MetaParameters) -> np.ndarray:
-    given = contract.make_training(kind, "binary")
-    support, everyone = contract.make_support(given), contract.everything(given)
+    given = learner_rows.make_training(kind, "binary")
+    support, everyone = learner_rows.make_support(given), learner_rows.everything(given)
     both = learner, learner.without_adaptation()
     return np.stack([one.score(one.adapt(meta, support), everyone) for one in both])
 
@@ -174,7 +159,7 @@ def test_outer_steps_are_those_of_the_cpu_and_wait_for_nothing_on_the_host(
 def test_tasks_adapt_and_are_scored_as_on_the_cpu(device: str, name: str, kind: TaskKind) -> None:
     """By the same meta-parameters."""
     expected, learner = on_cpu(name, kind), make(name, device)
-    learner.restore(contract.make_training(kind, "binary"))
+    learner.restore(learner_rows.make_training(kind, "binary"))
     off = 0.0 if device == "cpu" else 1e-3
     found = scores(learner, kind, expected.meta)
     np.testing.assert_allclose(found, expected.scores, rtol=off, atol=off)
@@ -184,8 +169,8 @@ def losses_of_bert(device: str, **arguments: Any) -> list[float]:
     """Of the outer steps of MAML over the small BERT."""
     path, given, _ = ROWS["bert_maml"]
     own = {"steps": STEPS, "validate_every": 1, "outer_loss": "pointwise", "device": device}
-    training_of_user = contract.make_training("user", "binary")
-    contract.made(path, {**given, **own, **arguments}).fit(training_of_user)
+    training_of_user = learner_rows.make_training("user", "binary")
+    learner_rows.made(path, {**given, **own, **arguments}).fit(training_of_user)
     return [entry["loss"] for entry in training_of_user.log if "loss" in entry]
 
 
@@ -262,7 +247,7 @@ def test_the_host_reads_nothing_of_an_outer_step(
     # as they are for CUDA, so that `batches.sent` copies without waiting
     monkeypatch.setattr(Tensor, "is_pinned", lambda tensor: True)
     # by softmax, which the tests above do without
-    make(name, "meta", "auto").fit(contract.make_training(kind, "binary"))
+    make(name, "meta", "auto").fit(learner_rows.make_training(kind, "binary"))
     # of each phase, where there are two
     assert steps == [0, STEPS - 1] * (len(steps) // 2)
     assert steps
@@ -292,7 +277,7 @@ def test_the_host_reads_nothing_of_an_outer_step_over_a_bert(
 
     monkeypatch.setattr(bert_loop, "meta_gradients", elsewhere)
     with pytest.raises(StopIteration):
-        make(name, "cpu", "auto").fit(contract.make_training("user", "binary"))
+        make(name, "cpu", "auto").fit(learner_rows.make_training("user", "binary"))
     assert computed == [{"meta"}]
 
 
