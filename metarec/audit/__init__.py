@@ -19,7 +19,7 @@ from metarec.audit.finding import Finding, fails, show
 from metarec.audit.fits import check_fits
 from metarec.audit.queries import Redraws, check_queries
 from metarec.audit.tables import check_tables
-from metarec.audit.tuning import check_tunings, check_values
+from metarec.audit.tuning import check_budgets, check_tunings, check_values
 from metarec.errors import MetarecError, RunError, did_you_mean
 from metarec.report.collect import read_records
 from metarec.runs.measure import LOOKS
@@ -79,6 +79,7 @@ def audit(
     if paper is not None:
         trials = {one.path.name: one for one in finished if one.config.experiment == "tuning"}
         findings += check_tunings(paper, configs, trials)
+        findings += check_budgets(paper)
         findings += check_values(configs, finished)
         findings += check_tables(paper, records)
     return findings

@@ -17,7 +17,9 @@ from typing import Any
 
 from metarec.audit.finding import Finding, fails, undecided
 from metarec.report.choices_tables import NAME as WHAT_TO_ADAPT
-from metarec.report.speed_table import markdown, parity_table
+from metarec.report.ranking import from_json
+from metarec.report.ranking_table import ranking_table
+from metarec.report.speed_table import SPEED, cells_of, markdown, parity_table
 from metarec.report.table import (
     MISSING,
     count_text,
@@ -56,7 +58,8 @@ def check_tables(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
     """Makes the tables of a paper again and compares them byte by byte.
 
     Where the records behind a table are not at hand, its figures are compared with the small record
-    of its name: each has to be printed as that says, and whether that follows is left open.
+    of its name: each has to be printed as that says, and whether that follows is left open. A table
+    without a small record fails.
 
     Args:
         paper: folder whose `tables/` and `records/` are checked.
@@ -64,7 +67,10 @@ def check_tables(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
     """
     explained: set[str] = set()
     made = itertools.chain(
-        _of_records(paper, records), _of_tunings(paper), _of_speed(paper, records)
+        _of_records(paper, records),
+        _of_tunings(paper),
+        _of_rankings(paper),
+        _of_speed(paper, records),
     )
     for finding in made:
         explained.add(finding.what)
@@ -159,18 +165,69 @@ def _of_tunings(paper: Path) -> Iterator[Finding]:
         yield _compared(paper / "tables" / f"{table.name}.tex", table.to_latex())
 
 
+def _of_rankings(paper: Path) -> Iterator[Finding]:
+    """The tables of ranks, which are made of small records; whether these follow is left open."""
+    for file in sorted((paper / "records").glob("*.json")):
+        text = file.read_text(encoding="utf-8")
+        if "cliques" not in json.loads(text):
+            continue
+        table = ranking_table(from_json(text))
+        for suffix, made in (("md", table.to_markdown()), ("tex", table.to_latex())):
+            yield _left_open(_compared(paper / "tables" / f"{file.stem}.{suffix}", made), file)
+
+
 def _of_speed(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
-    """The tables of speed: that of parity is made of the small record, the other of all timings."""
-    small = paper / "records" / "speed.json"
-    if not small.is_file():
-        return
-    content = json.loads(small.read_text(encoding="utf-8"))
-    yield _compared(paper / "tables" / "parity.md", parity_table(content))
+    """The tables of speed: that of parity is made of the small record, the others of all timings.
+
+    Where these are not at hand, what a small record has of a row is compared, which is all but
+    memory and the first call.
+    """
+    tables = paper / "tables"
+    for small in sorted((paper / "records").glob("speed*.json")):
+        content = json.loads(small.read_text(encoding="utf-8"))
+        if small.stem == SPEED:
+            yield _compared(tables / "parity.md", parity_table(content))
+        table = tables / f"{small.stem}.md"
+        measured = list(_measured(content, records))
+        for timings in measured:
+            yield _compared(table, timings)
+        if not measured:
+            yield _left_open(_timed(table, content["rows"]), small)
+
+
+def _measured(content: Mapping[str, Any], records: Sequence[Record]) -> Iterator[str]:
+    """The table of the timings that a small record is of, where they lie beside the records."""
     for root in sorted({record.path.parent.parent for record in records}):
-        rows, details = root / "speed.json", root / "speed_details.json"
-        if rows.is_file() and details.is_file():
-            read = [json.loads(file.read_text(encoding="utf-8")) for file in (rows, details)]
-            yield _compared(paper / "tables" / "speed.md", markdown(*read))
+        files = [root / "speed.json", root / "speed_details.json"]
+        if all(file.is_file() for file in files):
+            rows, details = (json.loads(file.read_text(encoding="utf-8")) for file in files)
+            if rows == content["rows"]:
+                yield markdown(rows, details)
+
+
+def _timed(table: Path, rows: Sequence[Mapping[str, Any]]) -> Finding:
+    """Whether a table of speed prints the rows of its small record."""
+    if not table.is_file():
+        return fails(TABLES, table.name, "is not in tables/, but its small record is here")
+    printed = list(_lines_of(table))
+    if len(printed) != len(rows):
+        told = f"prints {len(printed)} rows, but its small record has {len(rows)}"
+        return fails(TABLES, table.name, told)
+    for cells, row in zip(printed, rows, strict=True):
+        for found, made in zip(cells, cells_of(row), strict=False):
+            if found != made:
+                told = f"{row['name']}: prints {found}, but its small record says {made}"
+                return fails(TABLES, table.name, told)
+    return Finding(TABLES, table.name)
+
+
+def _left_open(finding: Finding, record: Path) -> Finding:
+    """What agrees with a small record alone is open: it may not follow from any run."""
+    return undecided(TABLES, finding.what, _told(record)) if finding.result == "holds" else finding
+
+
+def _told(record: Path) -> str:
+    return f"prints what {record.name} says, whose runs are not in the folders given"
 
 
 def _compared(file: Path, expected: str) -> Finding:
@@ -204,13 +261,14 @@ def _small_record_of(table: Path, paper: Path) -> Path:
 
 def _printed(tables: Sequence[Path], record: Path) -> Iterator[Finding]:
     """Whether tables print the numbers of a small record, one table and cell after the other."""
-    small = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else None
-    if not isinstance(small, dict) or "columns" not in small:
+    if not record.is_file():
         for table in tables:
-            yield undecided(TABLES, table.name, "what it was made of is not at hand")
+            yield fails(
+                TABLES, table.name, f"there is no {record.name}: nothing says what it is of"
+            )
         return
+    small = json.loads(record.read_text(encoding="utf-8"))
     rows = [dict(zip(small["columns"], row, strict=True)) for row in small["rows"]]
-    told = f"prints what {record.name} says, whose runs are not in the folders given"
     for place, table in enumerate(tables):
         count, problem = _printed_by(table, rows, record)
         rows = rows[count:]
@@ -224,7 +282,7 @@ def _printed(tables: Sequence[Path], record: Path) -> Iterator[Finding]:
             for other in tables[place + 1 :]:
                 yield undecided(TABLES, other.name, f"follows {table.name}, which fails")
             return
-        yield undecided(TABLES, table.name, told)
+        yield undecided(TABLES, table.name, _told(record))
 
 
 def _printed_by(

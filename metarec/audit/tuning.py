@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,12 @@ from metarec.audit.finding import Finding, fails, undecided
 from metarec.runs.store import Record
 from metarec.runs.tuning_files import TUNING
 
-CHOICES, VALUES = "tuning", "values of learners"
+CHOICES, BUDGETS, VALUES = "tuning", "tuning budgets", "values of learners"
+EQUAL = (
+    "data_checksum", "split", "episode", "protocol", "seed", "selection", "sampler", "sampler_seed",
+    "trials_asked", "training_tasks",
+)  # fmt: skip
+"""What learners have to share to be tuned alike; what none trains needs no training tasks."""
 
 
 def check_tunings(paper: Path, configs: Path, trials: Mapping[str, Record]) -> Iterator[Finding]:
@@ -45,6 +51,67 @@ def check_tunings(paper: Path, configs: Path, trials: Mapping[str, Record]) -> I
             yield undecided(CHOICES, what, problem)
         else:
             yield Finding(CHOICES, what)
+
+
+def check_budgets(paper: Path) -> Iterator[Finding]:
+    """Whether all learners of a kind of episode were tuned alike: on the same, with as much.
+
+    Args:
+        paper: its `records/tuning/*/*.json` are read.
+    """
+    for folder in sorted(path for path in (paper / TUNING).glob("*") if path.is_dir()):
+        tunings = {
+            file.stem: json.loads(file.read_text(encoding="utf-8"))
+            for file in sorted(folder.glob("*.json"))
+        }
+        usual = _usual([small for small in tunings.values() if not _unsaid(small)])
+        for name, small in tunings.items():
+            what = f"{folder.name}/{name}"
+            problems = list(_unequal(small, usual))
+            yield from (fails(BUDGETS, what, problem) for problem in problems)
+            if not problems:
+                yield Finding(BUDGETS, what)
+
+
+def _usual(tunings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What most tunings have of each thing that they are to share."""
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    for small in tunings:
+        for key in EQUAL:
+            if key != "training_tasks" or small[key]:
+                found[key][json.dumps(small[key], sort_keys=True)] += 1
+    return {key: json.loads(counts.most_common(1)[0][0]) for key, counts in found.items()}
+
+
+def _unsaid(small: Mapping[str, Any]) -> list[str]:
+    return [key for key in EQUAL if key not in small]
+
+
+def _unequal(small: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
+    """What a tuning does not say, or has otherwise than most."""
+    if unsaid := _unsaid(small):
+        yield f"does not say its {', '.join(unsaid)}; run experiments/tune.py again"
+        return
+    for key in EQUAL:
+        if small[key] != usual.get(key) and (key != "training_tasks" or small[key]):
+            yield f"has {_differing(small[key], usual[key], key)}"
+    trials, allowed = small["trials"], small["trials_asked"]
+    if len(trials) > allowed:
+        yield f"has {len(trials)} trials, where {allowed} were allowed"
+    budget = small["training_tasks"]
+    for number, one in enumerate(trials):
+        used = one.get("training_tasks") or 0
+        if used > budget:
+            yield f"trial {number} drew {used:,} training tasks, where {budget:,} were allowed"
+
+
+def _differing(found: Any, usual: Any, key: str) -> str:
+    """The entries that two values differ in."""
+    if isinstance(found, dict) and isinstance(usual, dict):
+        names = sorted(name for name in {*found, *usual} if found.get(name) != usual.get(name))
+        told = (_differing(found.get(name), usual.get(name), f"{key}.{name}") for name in names)
+        return "; ".join(told)
+    return f"{key} {found}, where most have {usual}"
 
 
 def check_values(configs: Path, records: Sequence[Record]) -> Iterator[Finding]:

@@ -9,14 +9,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from metarec.errors import RunError
 from metarec.report.assemble import Report
 from metarec.report.files import write_text
 from metarec.report.provenance import Provenance
 from metarec.report.table import Estimate, Source, Table
-
-LIMIT = 600_000
-"""Bytes of all small records together: they are committed with the paper."""
 
 _COLUMNS = (
     "learner",
@@ -43,9 +39,6 @@ def small_records(report: Report) -> dict[str, str]:
 
     Returns:
         One JSON text for each table and for the curve.
-
-    Raises:
-        RunError: if they are larger than `LIMIT` together.
     """
     files = {}
     for table in report.tables:
@@ -63,12 +56,6 @@ def small_records(report: Report) -> dict[str, str]:
                     numbers.append((Source(name, curve.regime, k, curve.metric), estimate))
         title = f"Preliminary: {curve.title}" if curve.preliminary else curve.title
         files[f"{curve.name}.json"] = small_record(title, numbers, report.provenance[curve.name])
-    size = sum(len(text.encode()) for text in files.values())
-    if size > LIMIT:
-        raise RunError(
-            f"the small records would take {size:,} bytes of the {LIMIT:,} that are kept with a "
-            "paper; report fewer learners at once"
-        )
     return files
 
 

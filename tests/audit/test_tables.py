@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,21 @@ from fake_records import fake_record
 from metarec.audit import Finding
 from metarec.audit.tables import TABLES, check_tables
 from metarec.report import __main__ as report
+from metarec.report import critical_difference
+from metarec.report.speed_table import cells_of
 from metarec.report.tuning import build_report
 from metarec.runs.store import Record, load_records
 from metarec.runs.tuning_files import TUNING
+from metarec.speed.rows import TABLE, Row
 
 Publish = Callable[..., list[Record]]
 FILES = ["tables/main.md", "tables/main.tex", "records/main.json"]
-TABLE = ("json", "md", "tex")
+SUFFIXES = ("json", "md", "tex")
 HOLDS = {
     name: "holds"
     for name in (
         "k_shot.json",
-        *(f"{table}.{suffix}" for table in ("main", "main_differences") for suffix in TABLE),
+        *(f"{table}.{suffix}" for table in ("main", "main_differences") for suffix in SUFFIXES),
     )
 }
 
@@ -202,11 +206,51 @@ def test_a_table_that_is_made_of_more_than_records_is_left_open_and_its_figures_
     assert "main.md" in problem(paper, records)
 
 
-def test_a_table_of_which_nothing_is_at_hand_is_left_open(paper: Path) -> None:
+def test_a_table_that_nothing_is_kept_of_fails(paper: Path) -> None:
     (paper / "tables").mkdir(parents=True)
     (paper / "tables" / "mine.md").write_text("| a |\n| --- |\n| .5 |\n")
     (one,) = check_tables(paper, [])
-    assert one == Finding(TABLES, "mine.md", "what it was made of is not at hand", "open")
+    told = "there is no mine.json: nothing says what it is of"
+    assert one == Finding(TABLES, "mine.md", told, "fails")
+
+
+@pytest.mark.parametrize("suffix", ["md", "tex"])
+def test_a_table_of_ranks_is_made_again_from_its_small_record(
+    suffix: str, tmp_path: Path, paper: Path
+) -> None:
+    records = [
+        recorded(tmp_path / "results" / "paper", learner)
+        for learner in ("ease", "popularity", "maml")
+    ]
+    critical_difference.build_report(records, paper)
+    named = {f"critical_difference.{suffix}": "open" for suffix in ("md", "tex")}
+    # whether the small record follows from runs is not known without them
+    assert results(paper, []) == named
+    table = paper / "tables" / f"critical_difference.{suffix}"
+    table.write_text(re.sub(r"\d\.(\d)\d", r"9.\g<1>9", table.read_text(), count=1))
+    assert f"critical_difference.{suffix}: line" in problem(paper)
+
+
+def test_a_table_of_speed_prints_its_small_record(paper: Path) -> None:
+    row = Row(
+        TABLE[0].name, TABLE[0].backend, 2.0, "other", 50.0, 25.0, TABLE[0].at_least,
+        1.0, 40.0, 160.0, None,
+    )  # fmt: skip
+    for folder in ("records", "tables"):
+        (paper / folder).mkdir(parents=True)
+    (paper / "records" / "speed_bert.json").write_text(json.dumps({"rows": [asdict(row)]}))
+    table = paper / "tables" / "speed_bert.md"
+    cells = [*cells_of(asdict(row)), "70", "1.5"]
+    lines = [f"| {' | '.join(one)} |" for one in (["head"] * 10, ["---"] * 10, cells)]
+    table.write_text("\n".join(lines))
+    assert results(paper, []) == {"speed_bert.md": "open"}
+    table.write_text("\n".join(lines).replace("| 25", "| 26"))
+    told = "prints 26×, but its small record says 25×"
+    assert told in problem(paper)
+    table.write_text("\n".join(lines[:2]))
+    assert "prints 0 rows, but its small record has 1" in problem(paper)
+    table.unlink()
+    assert "is not in tables/" in problem(paper)
 
 
 @pytest.mark.parametrize("suffix", ["md", "tex"])

@@ -12,7 +12,14 @@ import pytest
 import yaml
 from audit_helpers import failing
 
-from metarec.audit.tuning import CHOICES, _written, check_tunings, check_values
+from metarec.audit.tuning import (
+    BUDGETS,
+    CHOICES,
+    _written,
+    check_budgets,
+    check_tunings,
+    check_values,
+)
 from metarec.runs import Record, RunConfig, run
 from metarec.runs.tuning import TuningSettings, tune
 from metarec.runs.tuning_files import write_tuning
@@ -109,6 +116,62 @@ def test_a_best_configuration_that_no_trial_is_known_of(tuned: Tuned) -> None:
     tuned.small.unlink()
     told = "no trials are known that learner/best/binary/walk.yaml is of"
     assert tuned.problems() == f"binary/walk: {told}\n"
+
+
+def budgets(tuned: Tuned, **edited: Any) -> str:
+    """What fails where three learners were tuned, of which the second is edited."""
+    content = json.loads(tuned.small.read_text())
+    for name in ("jog", "stroll"):
+        other = content | {"learner": name}
+        for key, value in edited.items() if name == "jog" else ():
+            other[key] = value
+            if value is None:
+                del other[key]
+        tuned.small.with_name(f"{name}.json").write_text(json.dumps(other))
+    return failing(list(check_budgets(tuned.paper))).get(BUDGETS, "")
+
+
+def test_learners_that_were_tuned_alike_hold(tuned: Tuned) -> None:
+    assert budgets(tuned) == ""
+    assert [one.result for one in check_budgets(tuned.paper)] == ["holds"] * 3
+
+
+def test_a_learner_that_needs_no_training_has_no_budget_to_share(tuned: Tuned) -> None:
+    small = json.loads(tuned.small.read_text())
+    assert small["training_tasks"]
+    trials = [one | {"training_tasks": 0} for one in small["trials"]]
+    assert budgets(tuned, training_tasks=0, trials=trials) == ""
+    assert "trial 0 drew" in budgets(tuned, training_tasks=0)
+
+
+@pytest.mark.parametrize(
+    ("edited", "told"),
+    [
+        ({"trials_asked": 80}, "binary/jog: has trials_asked 80, where most have 4"),
+        ({"training_tasks": 99}, "binary/jog: has training_tasks 99, where most have"),
+        ({"seed": 7}, "binary/jog: has seed 7, where most have 0"),
+        ({"data_checksum": "abc"}, "binary/jog: has data_checksum abc, where most have"),
+        ({"trials_asked": None}, "binary/jog: does not say its trials_asked"),
+    ],
+)
+def test_a_learner_that_was_tuned_otherwise(
+    edited: dict[str, Any], told: str, tuned: Tuned
+) -> None:
+    assert told in budgets(tuned, **edited)
+
+
+def test_what_differs_is_named_to_its_last_key(tuned: Tuned) -> None:
+    split = json.loads(tuned.small.read_text())["split"]
+    told = budgets(tuned, split=split | {"seed": 5})
+    assert told == "binary/jog: has split.seed 5, where most have 0\n"
+
+
+def test_trials_and_training_tasks_beyond_what_was_allowed(tuned: Tuned) -> None:
+    trials = json.loads(tuned.small.read_text())["trials"]
+    more = [*trials, {**trials[0], "training_tasks": 10**9}]
+    told = budgets(tuned, trials=more)
+    assert "binary/jog: has 5 trials, where 4 were allowed" in told
+    assert "binary/jog: trial 4 drew 1,000,000,000 training tasks, where" in told
 
 
 class Project:
