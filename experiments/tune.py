@@ -33,6 +33,7 @@ from metarec.errors import ConfigError, MetarecError
 from metarec.report.tuning import build_report
 from metarec.runs import RunConfig
 from metarec.runs.command_line import groups_in, lenient, run_script, with_choice
+from metarec.runs.prepare import prepare
 from metarec.runs.tuning import Trial, Tuning, TuningSettings, tune
 from metarec.runs.tuning_files import TUNING, kind_of, write_tuning
 
@@ -89,7 +90,7 @@ def command_of(overrides: Sequence[str]) -> str:
 
 
 def check_own(config: RunConfig, settings: TuningSettings, episode: str) -> None:
-    """Refuses to replace values that were tuned on other data.
+    """Refuses to replace values that were tuned on other data, or on the same as read otherwise.
 
     Raises:
         ConfigError: naming the file and where else the new ones may go.
@@ -97,11 +98,14 @@ def check_own(config: RunConfig, settings: TuningSettings, episode: str) -> None
     file = Path(settings.paper) / TUNING / episode / f"{config.learner.name}.json"
     if not file.exists():
         return
-    data = json.loads(file.read_text(encoding="utf-8"))["data"]
-    if data != config.data.name:
+    before = json.loads(file.read_text(encoding="utf-8"))
+    here = prepare(config, needs_features=False)
+    told = [f"{before['data']} (checksum {before['data_checksum'][:12]})"]
+    told.append(f"{here.dataset.name} (checksum {here.data_checksum[:12]})")
+    if before["data_checksum"] != here.data_checksum:
         raise ConfigError(
-            f"{file} has the trials on {data}, which those on {config.data.name} would replace; "
-            "give them folders of their own: tuning.configs=FOLDER tuning.paper=FOLDER"
+            f"{file} has the trials on {told[0]}, which those on {told[1]} would replace; remove "
+            "it, or give them folders of their own: tuning.configs=FOLDER tuning.paper=FOLDER"
         )
 
 

@@ -77,10 +77,16 @@ def _usual(tunings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What most tunings have of each thing that they are to share."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for small in tunings:
-        for key in EQUAL:
-            if key != "training_tasks" or small[key]:
-                found[key][json.dumps(small[key], sort_keys=True)] += 1
+        for key in _shared_by(small):
+            found[key][json.dumps(small[key], sort_keys=True)] += 1
     return {key: json.loads(counts.most_common(1)[0][0]) for key, counts in found.items()}
+
+
+def _shared_by(small: Mapping[str, Any]) -> list[str]:
+    """What a tuning has to share with others: no sampler where nothing is searched."""
+    skipped = set() if small["training_tasks"] else {"training_tasks"}
+    skipped |= set() if small["search"] else {"sampler", "sampler_seed"}
+    return [key for key in EQUAL if key not in skipped]
 
 
 def _unsaid(small: Mapping[str, Any]) -> list[str]:
@@ -92,8 +98,8 @@ def _unequal(small: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str
     if unsaid := _unsaid(small):
         yield f"does not say its {', '.join(unsaid)}; run experiments/tune.py again"
         return
-    for key in EQUAL:
-        if small[key] != usual.get(key) and (key != "training_tasks" or small[key]):
+    for key in _shared_by(small):
+        if small[key] != usual.get(key):
             yield f"has {_differing(small[key], usual[key], key)}"
     trials, allowed = small["trials"], small["trials_asked"]
     if len(trials) > allowed:

@@ -244,17 +244,18 @@ def _order(group: Sequence[Record]) -> tuple[str, bool, str, str]:
     """By data set, user tasks first; whatever the order of the records."""
     config = group[0].config
     setting = repr(setting_of(group[0]))
-    return config.data.name, config.episode.task == "item", config.episode.feedback, setting
+    return group[0].dataset, config.episode.task == "item", config.episode.feedback, setting
 
 
 def _names(groups: Sequence[Sequence[Record]]) -> list[str]:
     """What tells each group from the others: nothing where there is one group of user tasks."""
     configs = [group[0].config for group in groups]
-    several_data = len({config.data.name for config in configs}) > 1
+    data = [group[0].dataset for group in groups]
+    several_data = len({*data}) > 1
     several_feedback = len({config.episode.feedback for config in configs}) > 1
     named = []
-    for config in configs:
-        parts = [config.data.name] if several_data else []
+    for own, config in zip(data, configs, strict=True):
+        parts = [own] if several_data else []
         parts += ["item tasks"] if config.episode.task == "item" else []
         parts += [f"{config.episode.feedback} feedback"] if several_feedback else []
         name = ", ".join(parts)

@@ -70,7 +70,7 @@ def provenance_of(results: Results) -> Provenance:
     by = f"seed {split.seed}" if split.method == "seed" else split.method
     return Provenance(
         command=f"python -m {results.module} {' '.join(folders)}{flags}",
-        data=str(config.data.name),
+        data=records[0].dataset,
         data_checksum=checksum_of(records[0]),
         split=f"split by {by}",
         code=code,

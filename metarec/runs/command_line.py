@@ -127,16 +127,32 @@ def with_choice(choice: str, arguments: Sequence[str]) -> list[str]:
     return [*arguments[:first], choice, *arguments[first:]]
 
 
+def help_of(told: str) -> str:
+    """What `--help` prints: what a script says of itself, and how settings are given.
+
+    Args:
+        told: docstring of the script.
+    """
+    return (
+        f"{told.strip()}\n\n"
+        "Settings are given as key=value; every key, with what it means, is in configs/."
+    )
+
+
 def run_script(main: Callable[[list[str]], int], *expected: type[Exception]) -> NoReturn:
     """Calls the main function of a script and ends the process with its status.
 
     An error of metarec, or one that is expected, is told in a line; after Ctrl-C it is said that
-    the same call goes on where this one stopped.
+    the same call goes on where this one stopped. Of `-h` and `--help` the answer is what the script
+    says of itself.
 
     Args:
         main: from the arguments of the command line to the exit status.
         *expected: errors of others that a user can mend, such as Hydra's.
     """
+    if {"-h", "--help"} & {*sys.argv[1:]}:
+        print(help_of(sys.modules[main.__module__].__doc__ or ""))
+        sys.exit(0)
     try:
         sys.exit(main(sys.argv[1:]))
     except KeyboardInterrupt:

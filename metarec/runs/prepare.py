@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,13 @@ from metarec.learner import MetaParameters, Training
 from metarec.published_splits import melu, recbole_metarec
 from metarec.runs.config import RunConfig
 from metarec.runs.resume import Checkpointer
-from metarec.runs.sections import BackendConfig, DataConfig, SplitConfig, TextConfig
+from metarec.runs.sections import (
+    BackendConfig,
+    DataConfig,
+    EpisodeConfig,
+    SplitConfig,
+    TextConfig,
+)
 from metarec.splits import Split
 from metarec.text import (
     EncoderSettings,
@@ -143,6 +150,8 @@ def training_of(
     ledger = Ledger(materials.consumed) if ledger is None else ledger
     episode, split, data = config.episode, materials.split, materials.dataset
     rows = split.rows("train")
+    labels = labels_of(data.ratings[rows], episode.feedback, episode.threshold)
+    _check_threshold(episode, data, float(labels.mean()))
     sides = (data.users[rows], data.items[rows])
     sizes = (data.n_users, data.n_items)
     tasks, candidates = sides if episode.task == "user" else sides[::-1]
@@ -164,7 +173,7 @@ def training_of(
         feedback=episode.feedback,
         tasks=tasks,
         candidates=candidates,
-        labels=labels_of(data.ratings[rows], episode.feedback, episode.threshold),
+        labels=labels,
         n_tasks=n_tasks,
         n_candidates=n_candidates,
         known=sampler.known,
@@ -181,6 +190,20 @@ def training_of(
         encoder=materials.encoder,
         ledger=ledger,
     )
+
+
+def _check_threshold(episode: EpisodeConfig, data: Dataset, liked: float) -> None:
+    """Warns of a threshold that was meant for another scale, as 4 of 5 where ratings go to 10."""
+    if episode.feedback != "binary" or episode.threshold is None or data.rating_scale is None:
+        return
+    low, high = data.rating_scale
+    if episode.threshold < (low + high) / 2:
+        warnings.warn(
+            f"episode.threshold={episode.threshold:g} is below the middle of the ratings of "
+            f"{data.name!r}, {low:g} to {high:g}: {liked:.0%} of train counts as liked; give a "
+            "higher one",
+            stacklevel=3,
+        )
 
 
 def make_encoder(config: TextConfig, backend: BackendConfig) -> TextEncoder:

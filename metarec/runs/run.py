@@ -199,6 +199,7 @@ def _common(config: RunConfig, hash_: str, materials: Materials | None) -> dict[
         "seed": config.seed,
         "experiment": config.experiment,
         "hash": hash_,
+        "dataset": materials.dataset.name if materials else None,
         "data_checksum": materials.data_checksum if materials else None,
         "feature_key": materials.feature_key if materials else None,
         "split_checksum": materials.split_checksum if materials else None,

@@ -85,6 +85,11 @@ class Record:
         return self.content.get("commit")
 
     @property
+    def dataset(self) -> str:
+        """What the data set calls itself; of a general reader that says more than its name."""
+        return str(self.content.get("dataset") or self.config.data.name)
+
+    @property
     def data_checksum(self) -> str | None:
         """Of the data set; None if the run failed before it was read."""
         return self.content.get("data_checksum")

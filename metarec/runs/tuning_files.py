@@ -82,7 +82,7 @@ def _summary(tuning: Tuning, command: str) -> dict[str, Any]:
         "command": command,
         "learner": tuning.config.learner.name,
         "selection": _selection(tuning.config),
-        "data": config["data"]["name"],
+        "data": first.dataset,
         "data_checksum": first.data_checksum,
         "episode": config["episode"],
         "protocol": config["protocol"],

@@ -197,6 +197,18 @@ def test_blocks_of_several_data_sets_splits_and_kinds_of_feedback_have_names_of_
     )
 
 
+def test_what_a_general_reader_read_is_called_by_its_own_name(make_record):
+    given = {"regimes": ("user_cold",), "shots": ()}
+    found = []
+    for name, quality in THREE:
+        found.append(make_record(name, quality, **given))
+        read = {"data": {"name": "recbole"}, "more": {"dataset": "ml-100k"}}
+        found.append(make_record(name, quality, **read, **given))
+    (ranking,) = ranked(found)
+    assert "ml-100k, user cold" in ranking.of
+    assert "ml-100k, split by seed 0" in " ".join(ranking.notes)
+
+
 def test_the_order_of_the_records_changes_nothing(records):
     assert ranked(records) == ranked(records[::-1])
     assert ranked(records, "tasks") == ranked(records[::-1], "tasks")

@@ -151,3 +151,18 @@ def test_an_error_that_nobody_expects_keeps_its_traceback(monkeypatch: pytest.Mo
 
     with pytest.raises(ZeroDivisionError):
         run_script(main, LookupError)
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_is_what_the_script_says_of_itself(
+    option: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def main(arguments: list[str]) -> int:
+        raise AssertionError(arguments)
+
+    monkeypatch.setattr(sys, "argv", ["script.py", "learner=maml", option])
+    monkeypatch.setattr(sys.modules[__name__], "__doc__", "One run.\n\n    python script.py\n")
+    with pytest.raises(SystemExit) as ended:
+        run_script(main)
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("One run.\n\n    python script.py\n\nSettings are")

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,6 +19,7 @@ import yaml
 from metarec.data.dataset import Dataset
 from metarec.errors import ConfigError, DataError, EpisodeError, LearnerError, RunError, TextError
 from metarec.runs import Record, RunConfig, load_records, run
+from metarec.runs.prepare import prepare
 from metarec.runs.resume import Checkpointer
 
 Make = Callable[..., RunConfig]
@@ -64,9 +66,21 @@ def test_a_run_leaves_its_record(make_config: Make, tmp_path: Path) -> None:
     content = json.loads((record.path / "record.json").read_text())
     for key in ("commit", "code", "versions", "machine", "device", "threads", "data_checksum"):
         assert key in content
+    assert content["dataset"] == record.dataset == prepare(config, False).dataset.name
     assert content["peak_memory_bytes"] > 0
     assert content["seconds"]["total"] >= content["seconds"]["fit"] > 0
     assert content["parameters"] == record.meta_parameters()["scores"].size
+
+
+@pytest.mark.parametrize(("threshold", "warned"), [(2.0, True), (3.0, False), (4.0, False)])
+def test_a_threshold_of_another_scale_is_warned_of(
+    threshold: float, warned: bool, make_config: Make, tmp_path: Path
+) -> None:
+    config = make_config(episode={"threshold": threshold})
+    told = r"threshold=2 is below the middle of the ratings of .*, 1 to 5: \d+% of train counts"
+    expected = pytest.warns(UserWarning, match=told) if warned else nullcontext()
+    with expected:
+        run(config, tmp_path / "results")
 
 
 def test_what_a_run_measures(make_config: Make, tmp_path: Path) -> None:
