@@ -60,7 +60,7 @@ def protocols(script: Script, files: list[str], tmp_path: Path) -> Script:
             "plan.learners=[random,item_mean]",
             "plan.stages.melu.learners=[item_mean,random]",
             "plan.stages.recbole_metarec_published.seeds=[0]",
-            "plan.stages.recbole_metarec.splits=2",
+            "plan.stages.recbole_metarec_splits.splits=2",
             "plan.stages.melu.seeds=[0]",
             f"plan.paper={tmp_path / 'paper'}",
             *overrides,
@@ -135,9 +135,9 @@ def test_on_validation_nothing_is_tested_and_no_table_is_made(
 def test_a_run_that_fails_is_named_and_the_others_stand_in_the_table(
     protocols: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    stages = ["plan.protocols=[recbole_metarec]", "plan.stages.recbole_metarec.splits=1"]
+    stages = ["plan.protocols=[recbole_metarec]", "plan.stages.recbole_metarec_splits.splits=1"]
     # the data have no times
-    wrong = "plan.stages.recbole_metarec.set=['split.method=time']"
+    wrong = "plan.stages.recbole_metarec_splits.set=['split.method=time']"
     assert protocols(*stages, wrong) == 1
     printed = capsys.readouterr().out
     assert "2 runs finished, 2 failed" in printed
@@ -187,19 +187,19 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
     # ALS takes no ratings; each split is complete before the next
     assert {name: len(own) for name, own in runs.items()} == {
         "recbole_metarec_published": 11,
-        "recbole_metarec": 20,
+        "recbole_metarec_splits": 20,
         "recbole_metarec_ml_1m": 5,
         "melu": 5,
         "tanp": 5,
         "mamo": 5,
     }
-    assert [(one.split.seed, one.seed) for one in runs["recbole_metarec"]] == [
+    assert [(one.split.seed, one.seed) for one in runs["recbole_metarec_splits"]] == [
         (seed, seed) for seed in range(20)
     ]
     first = {name: own[0] for name, own in runs.items()}
     assert {name: (one.data.folder, one.split.source) for name, one in first.items()} == {
         "recbole_metarec_published": (str(tmp_path / "ml-100k"), str(tmp_path / "tasks")),
-        "recbole_metarec": (str(tmp_path / "ml-100k"), None),
+        "recbole_metarec_splits": (str(tmp_path / "ml-100k"), None),
         "recbole_metarec_ml_1m": (str(tmp_path / "ml-1m"), None),
         "melu": (str(tmp_path / "ml-1m"), str(tmp_path / "states")),
         "tanp": (str(tmp_path / "ml-1m"), None),
