@@ -10,9 +10,12 @@ from metarec.errors import LearnerError
 from metarec.loops import Engine, InnerLoop
 from metarec.weights import depth, first_layer
 
+Dual = Literal["mlp", "linear"]
+"""The dual form of a scorer: of an MLP on fixed inputs, or of scores linear in all weights."""
+
 
 def choose_engine(
-    dual: bool,
+    dual: Dual | None,
     parameters: Collection[str],
     inner: InnerLoop,
     rates: Mapping[str, Any] | None,
@@ -21,7 +24,7 @@ def choose_engine(
     """The engine to use; for `auto` the fastest that is exact.
 
     Args:
-        dual: whether the scorer has a dual form.
+        dual: which dual form the scorer has; None for none.
         parameters: names of all weights.
         inner: the inner loop.
         rates: arrays of learning rates by weight; None for one rate.
@@ -36,20 +39,23 @@ def choose_engine(
     if inner.engine == "gram" and fastest != "gram":
         raise LearnerError(
             "learner.engine=gram needs an MLP scorer of which only whole upper layers adapt, at "
-            "one learning rate a layer and step; choose learner.engine=auto or vmap"
+            "one learning rate a layer and step, or the bilinear one, of which all adapts, at one "
+            "rate; choose learner.engine=auto or vmap"
         )
     return fastest
 
 
 def fastest_engine(
-    dual: bool,
+    dual: Dual | None,
     parameters: Collection[str],
     rates: Mapping[str, Any] | None,
     names: frozenset[str] | None,
 ) -> Literal["gram", "vmap"]:
     """`gram` where it is exact, else `vmap`; arguments as `choose_engine`."""
     adapted = set(parameters) if names is None else set(names)
-    if not dual or not all(name.startswith("layer") for name in adapted):
+    if dual == "linear":
+        return "gram" if rates is None and adapted == set(parameters) else "vmap"
+    if dual is None or not all(name.startswith("layer") for name in adapted):
         return "vmap"
     layers = range(first_layer(parameters, names), depth(parameters))
     if adapted != {f"layer{layer}.{part}" for layer in layers for part in ("weight", "bias")}:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metarec.engines import Dual
 from metarec.errors import LearnerError, did_you_mean
 from metarec.inputs import Inputs
 from metarec.jax.scorer import Parameters, linear, upper
@@ -34,7 +35,7 @@ class Fusion:
     weights: FusionWeights = "learned"
 
     context: ClassVar[bool] = True
-    dual: ClassVar[bool] = True
+    dual: ClassVar[Dual | None] = "mlp"
 
     def __post_init__(self) -> None:
         known = ("fixed", "learned", "attention")

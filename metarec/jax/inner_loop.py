@@ -2,7 +2,8 @@
 
 Two engines, one mathematics (Finn et al. 2017, equation 1), which PyTorch's engines share:
 
-- `gram`: the dual form (`metarec.jax.gram`), for MLPs on fixed inputs; the fastest.
+- `gram`: the dual form (`metarec.jax.gram`), for MLPs on fixed inputs and for scores that are
+  linear in their weights; the fastest.
 - `vmap`: `jax.vmap` over tasks; any scorer, any learning rates, any weights.
 """
 
@@ -18,7 +19,7 @@ from jax import Array, lax
 from metarec import engines
 from metarec.errors import LearnerError
 from metarec.jax.gram import DualWeights, dual_steps
-from metarec.jax.scorer import Parameters, Scorer, affine, linear
+from metarec.jax.scorer import LinearScorer, Parameters, Scorer, affine, linear
 from metarec.loops import Engine, InnerLoop, Loss
 from metarec.weights import depth, first_layer
 
@@ -143,6 +144,10 @@ def adapt(
             scorer, parameters, support, labels, mask, loss, inner, rates, names
         )  # fmt: skip
         return {**parameters, **found[-1]}
+    if isinstance(scorer, LinearScorer):
+        (last,) = _linear_states(scorer, parameters, support, labels, mask, loss, inner)
+        moves = scorer.moves(parameters, support, last[..., 0])
+        return {name: value - moves[name] for name, value in parameters.items()}
     features, state = adapt_dual(
         scorer, parameters, support, labels, mask, loss=loss, inner=inner, rates=rates, names=names
     )
@@ -241,9 +246,17 @@ def _query_scores_gram(
     names: frozenset[str] | None,
     every_step: bool,
 ) -> list[Array]:
-    first = first_layer(parameters, names)
     # in first order nothing flows back through the shots
     fixed = lax.stop_gradient(dict(parameters)) if inner.first_order else parameters
+    if isinstance(scorer, LinearScorer):
+        found = _linear_states(
+            scorer, fixed, episodes.support, episodes.support_labels, episodes.support_mask,
+            loss, inner, every_step,
+        )  # fmt: skip
+        unmoved = scorer.forward(parameters, episodes.query)
+        kernel = scorer.kernel(parameters, episodes.query, episodes.support)
+        return [unmoved - (kernel @ state)[..., 0] for state in found]
+    first = first_layer(parameters, names)
     shots = frozen(fixed, first, scorer.embed(fixed, episodes.support))
     states = _dual_states(
         parameters, first, linear(fixed, first, shots), gram_of(shots, shots),
@@ -252,6 +265,33 @@ def _query_scores_gram(
     features = frozen(parameters, first, scorer.embed(parameters, episodes.query))
     before, gram = linear(parameters, first, features), gram_of(features, shots)
     return [after(before, gram, state) for state in states]
+
+
+def _linear_states(
+    scorer: LinearScorer,
+    parameters: Parameters,
+    support: Array,
+    labels: Array,
+    mask: Array,
+    loss: Loss,
+    inner: InnerLoop,
+    every_step: bool = False,
+) -> list[Array]:
+    """[T, K, 1] how far the weights have moved along each shot's gradient, after the last step."""
+    before = scorer.forward(parameters, support)[..., None]
+    states = dual_steps(
+        before,
+        scorer.kernel(parameters, support, support),
+        (),
+        (),
+        labels,
+        mask,
+        jnp.full((inner.steps, 1), inner.learning_rate, before.dtype),
+        logistic=loss == "bce",
+        first_order=inner.first_order,
+        every_step=every_step,
+    )
+    return [state.output for state in states]
 
 
 def _dual_states(

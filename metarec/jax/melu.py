@@ -12,6 +12,7 @@ from jax import Array
 from jaxtyping import Float32, Int32
 
 from metarec import loops
+from metarec.engines import Dual
 from metarec.errors import LearnerError
 from metarec.features import Features, attribute_features
 from metarec.inputs import Inputs
@@ -162,7 +163,7 @@ class AttributeMLP:
     offsets: tuple[int, ...]
     embedding_size: int = 32
     hidden_sizes: tuple[int, ...] = (64, 64)
-    dual: ClassVar[bool] = True
+    dual: ClassVar[Dual | None] = "mlp"
     context: ClassVar[bool] = False
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:

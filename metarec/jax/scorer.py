@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metarec.engines import Dual
 from metarec.errors import LearnerError, did_you_mean
 from metarec.inputs import Inputs
 from metarec.weights import PRODUCT_SCALE, SIMILARITY_SCALE, depth, initial_mlp_scorer, last_layer
@@ -31,8 +32,10 @@ class Scorer(Protocol):
 
     Attributes:
         context: whether scores depend on the context.
-        dual: whether the score is an MLP of `layer<i>.weight` [in, out] and `layer<i>.bias` [out]
-            on `embed(...)`, for which the engine `gram` is exact as long as only layers adapt.
+        dual: the dual form, for which the engine `gram` is exact; None for none. `mlp`: the score
+            is an MLP of `layer<i>.weight` [in, out] and `layer<i>.bias` [out] on `embed(...)`, of
+            which only layers adapt. `linear`: the score is linear in all weights, which all adapt
+            (`LinearScorer`).
     """
 
     @property
@@ -41,7 +44,7 @@ class Scorer(Protocol):
         ...
 
     @property
-    def dual(self) -> bool:
+    def dual(self) -> Dual | None:
         """See above."""
         ...
 
@@ -69,6 +72,32 @@ class Scorer(Protocol):
 
     def last(self, parameters: Parameters) -> frozenset[str]:
         """The weights of the last layer: what ANIL adapts."""
+        ...
+
+
+@runtime_checkable
+class LinearScorer(Scorer, Protocol):
+    """A scorer whose score is linear in its weights: steps move it along its own gradients."""
+
+    def kernel(self, parameters: Parameters, rows: Array, support: Array) -> Array:
+        """Products of the scores' gradients by all weights.
+
+        Args:
+            parameters: whose shapes are read.
+            rows: [T, N, in] inputs.
+            support: [T, K, in] inputs.
+
+        Returns:
+            [T, N, K].
+        """
+        ...
+
+    def moves(self, parameters: Parameters, inputs: Array, amounts: Array) -> dict[str, Array]:
+        """The gradients of [T, K, in] inputs' scores times [T, K] amounts, summed by task.
+
+        Returns:
+            [T, ...] of the shape of each weight.
+        """
         ...
 
 
@@ -112,7 +141,7 @@ class MLP:
 
     hidden_sizes: tuple[int, ...] = (64, 64)
     context: bool = True
-    dual: ClassVar[bool] = True
+    dual: ClassVar[Dual | None] = "mlp"
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws the initial weights (He et al. 2015, fan-in; a small last layer)."""

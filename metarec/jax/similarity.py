@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from metarec.engines import Dual
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs
 from metarec.jax.scorer import Parameters
@@ -41,7 +42,7 @@ class Dot:
     embedding_size: int = 64
 
     context: ClassVar[bool] = True
-    dual: ClassVar[bool] = False
+    dual: ClassVar[Dual | None] = None
 
     def __post_init__(self) -> None:
         _check_size(self.embedding_size)
@@ -99,7 +100,7 @@ class Cosine:
     embedding_size: int = 64
 
     context: ClassVar[bool] = True
-    dual: ClassVar[bool] = False
+    dual: ClassVar[Dual | None] = None
 
     def __post_init__(self) -> None:
         _check_size(self.embedding_size)
@@ -150,7 +151,7 @@ class Bilinear:
     """
 
     context: ClassVar[bool] = True
-    dual: ClassVar[bool] = False
+    dual: ClassVar[Dual | None] = "linear"
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws `interaction` [C, D, D], `prior` [D], `extra` [E] where E > 0, and `bias` [1]."""
@@ -180,6 +181,29 @@ class Bilinear:
         wanted = _wanted(parameters["interaction"], parameters["prior"], _row(context) / root)
         similarity = (wanted @ vectors.T).squeeze(1) / root
         return similarity + _terms(parameters, extra)
+
+    def kernel(self, parameters: Parameters, rows: Array, support: Array) -> Array:
+        """[T, N, K] `(<c, c'> / D + 1) <x, x'> / D + <e, e'> + 1`; see `LinearScorer.kernel`."""
+        channels, size = parameters["interaction"].shape[-3:-1]
+        vectors, context, extra = _split(rows, channels, size)
+        shots, contexts, extras = _split(support, channels, size)
+        alike = 1 + context @ contexts.mT / size
+        return 1 + alike * (vectors @ shots.mT) / size + extra @ extras.mT
+
+    def moves(self, parameters: Parameters, inputs: Array, amounts: Array) -> dict[str, Array]:
+        """[T, ...] of each weight; see `LinearScorer.moves`."""
+        interaction = parameters["interaction"]
+        vectors, context, extra = _split(inputs, *interaction.shape[-3:-1])
+        root = vectors.shape[-1] ** 0.5
+        moved = amounts[..., None] * vectors / root
+        found = {
+            "interaction": (context.mT @ moved / root).reshape(-1, *interaction.shape[-3:]),
+            "prior": moved.sum(1),
+            "bias": amounts.sum(1, keepdims=True),
+        }
+        if "extra" in parameters:
+            found["extra"] = (amounts[..., None] * extra).sum(1)
+        return found
 
     def last(self, parameters: Parameters) -> frozenset[str]:
         """The prior, the weights of the extras and the bias: all but the bilinear form."""

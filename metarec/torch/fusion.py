@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarec.engines import Dual
 from metarec.errors import LearnerError, did_you_mean
 from metarec.inputs import Inputs
 from metarec.torch.scorer import Parameters, linear, upper
@@ -33,7 +34,7 @@ class Fusion:
     weights: FusionWeights = "learned"
 
     context: ClassVar[bool] = True
-    dual: ClassVar[bool] = True
+    dual: ClassVar[Dual | None] = "mlp"
 
     def __post_init__(self) -> None:
         known = ("fixed", "learned", "attention")

@@ -2,7 +2,8 @@
 
 Three engines, one mathematics (Finn et al. 2017, equation 1):
 
-- `gram`: the dual form (`metarec.torch.gram`), for MLPs on fixed inputs; the fastest.
+- `gram`: the dual form (`metarec.torch.gram`), for MLPs on fixed inputs and for scores that are
+  linear in their weights; the fastest.
 - `vmap`: torch.func over tasks; any scorer, any learning rates, any weights.
 - `learn2learn`: a loop over cloned modules (`metarec.torch.reference`), to check the others.
 """
@@ -19,7 +20,7 @@ from torch import Tensor
 from metarec.engines import choose_engine, fastest_engine
 from metarec.loops import InnerLoop, Loss
 from metarec.torch.gram import DualWeights, affine, dual_steps
-from metarec.torch.scorer import Parameters, Scorer, linear
+from metarec.torch.scorer import LinearScorer, Parameters, Scorer, linear
 from metarec.weights import depth, first_layer
 
 BLOCK = 64
@@ -156,6 +157,10 @@ def adapt(
             scorer, parameters, support, labels, mask, loss, inner, rates, names
         )  # fmt: skip
         return {**parameters, **found[-1]}
+    if isinstance(scorer, LinearScorer):
+        (last,) = _linear_states(scorer, parameters, support, labels, mask, loss, inner)
+        moves = scorer.moves(parameters, support, last.squeeze(-1))
+        return {name: value - moves[name] for name, value in parameters.items()}
     first, features, state = adapt_dual(
         scorer, parameters, support, labels, mask, loss=loss, inner=inner, rates=rates, names=names
     )
@@ -218,13 +223,22 @@ def _query_scores_gram(
     names: frozenset[str] | None,
     every_step: bool,
 ) -> Tensor:
-    first = first_layer(parameters, names)
     # in first order nothing flows back through the shots
     fixed = (
         {name: value.detach() for name, value in parameters.items()}
         if inner.first_order
         else parameters
     )
+    if isinstance(scorer, LinearScorer):
+        found = _linear_states(
+            scorer, fixed, episodes.support, episodes.support_labels, episodes.support_mask,
+            loss, inner, every_step,
+        )  # fmt: skip
+        before = scorer.forward(parameters, episodes.query)
+        gram = scorer.kernel(parameters, episodes.query, episodes.support)
+        moved = [before - (gram @ state).squeeze(-1) for state in found]
+        return torch.stack(moved) if every_step else moved[-1]
+    first = first_layer(parameters, names)
     blocks = []
     tasks = len(episodes.support)
     at_once = BLOCK if episodes.support.device.type == "cpu" else max(tasks, 1)
@@ -246,6 +260,32 @@ def _query_scores_gram(
         blocks.append(torch.stack(scored))
     scores = torch.cat(blocks, dim=1)
     return scores if every_step else scores[-1]
+
+
+def _linear_states(
+    scorer: LinearScorer,
+    parameters: Parameters,
+    support: Tensor,
+    labels: Tensor,
+    mask: Tensor,
+    loss: Loss,
+    inner: InnerLoop,
+    every_step: bool = False,
+) -> list[Tensor]:
+    """[T, K, 1] how far the weights have moved along each shot's gradient, after the last step."""
+    states = dual_steps(
+        scorer.forward(parameters, support).unsqueeze(-1),
+        scorer.kernel(parameters, support, support),
+        (),
+        (),
+        labels,
+        mask,
+        torch.full((inner.steps, 1), inner.learning_rate, dtype=torch.float64),
+        logistic=loss == "bce",
+        first_order=inner.first_order,
+        every_step=every_step,
+    )
+    return [state.output for state in states]
 
 
 def _dual_states(

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metarec.engines import Dual
 from metarec.errors import LearnerError
 from metarec.inputs import Inputs
 from metarec.torch.scorer import Parameters
@@ -40,7 +41,7 @@ class Dot:
     embedding_size: int = 64
 
     context: ClassVar[bool] = True
-    dual: ClassVar[bool] = False
+    dual: ClassVar[Dual | None] = None
 
     def __post_init__(self) -> None:
         _check_size(self.embedding_size)
@@ -98,7 +99,7 @@ class Cosine:
     embedding_size: int = 64
 
     context: ClassVar[bool] = True
-    dual: ClassVar[bool] = False
+    dual: ClassVar[Dual | None] = None
 
     def __post_init__(self) -> None:
         _check_size(self.embedding_size)
@@ -149,7 +150,7 @@ class Bilinear:
     """
 
     context: ClassVar[bool] = True
-    dual: ClassVar[bool] = False
+    dual: ClassVar[Dual | None] = "linear"
 
     def initial(self, inputs: Inputs, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Draws `interaction` [C, D, D], `prior` [D], `extra` [E] where E > 0, and `bias` [1]."""
@@ -180,6 +181,29 @@ class Bilinear:
         wanted = _wanted(parameters["interaction"], parameters["prior"], context)
         similarity = (wanted @ vectors.mT).squeeze(1) / root
         return similarity + _terms(parameters, extra)
+
+    def kernel(self, parameters: Parameters, rows: Tensor, support: Tensor) -> Tensor:
+        """[T, N, K] `(<c, c'> / D + 1) <x, x'> / D + <e, e'> + 1`; see `LinearScorer.kernel`."""
+        channels, size = parameters["interaction"].shape[-3:-1]
+        vectors, context, extra = _split(rows, channels, size)
+        shots, contexts, extras = _split(support, channels, size)
+        alike = 1 + context @ contexts.mT / size
+        return 1 + alike * (vectors @ shots.mT) / size + extra @ extras.mT
+
+    def moves(self, parameters: Parameters, inputs: Tensor, amounts: Tensor) -> dict[str, Tensor]:
+        """[T, ...] of each weight; see `LinearScorer.moves`."""
+        interaction = parameters["interaction"]
+        vectors, context, extra = _split(inputs, *interaction.shape[-3:-1])
+        root = vectors.shape[-1] ** 0.5
+        moved = amounts.unsqueeze(-1) * vectors / root
+        found = {
+            "interaction": (context.mT @ moved / root).unflatten(1, interaction.shape[-3:-1]),
+            "prior": moved.sum(1),
+            "bias": amounts.sum(1, keepdim=True),
+        }
+        if "extra" in parameters:
+            found["extra"] = (amounts.unsqueeze(-1) * extra).sum(1)
+        return found
 
     def last(self, parameters: Parameters) -> frozenset[str]:
         """The prior, the weights of the extras and the bias: all but the bilinear form."""

@@ -67,7 +67,7 @@ class Space(Protocol):
 
 def space_of(scorer: Scorer, parameters: Parameters, support: Tensor, query: Tensor) -> Space:
     """The smallest space that is exact for the scorer: see `WeightSpace` and `RowSpace`."""
-    if fastest_engine(scorer.dual, parameters, None, None) == "gram":
+    if scorer.dual == "mlp" and fastest_engine("mlp", parameters, None, None) == "gram":
         return RowSpace(parameters, support, query)
     return WeightSpace(scorer, parameters, support, query)
 

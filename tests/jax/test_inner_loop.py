@@ -134,6 +134,14 @@ def test_every_scorer_agrees_with_pytorch(name: str) -> None:
     check(Case(name), InnerLoop(3, 0.1))
 
 
+@pytest.mark.parametrize("engine", ["gram", "vmap"])
+@pytest.mark.parametrize("first_order", [False, True])
+def test_both_engines_agree_with_pytorch_of_a_bilinear_form(engine: Any, first_order: bool) -> None:
+    # the softmax does not see the bias
+    check(Case("bilinear"), InnerLoop(3, 0.2, first_order, engine), "pointwise")
+    check(Case("bilinear"), InnerLoop(2, 0.2, first_order, engine), "pointwise", every_step=True)
+
+
 @pytest.mark.parametrize("name", SCORERS)
 def test_a_catalogue_is_scored_as_pytorch_does(name: str) -> None:
     case = Case(name)
@@ -171,8 +179,9 @@ def test_rates_by_layer_and_step_and_by_weight_agree_with_pytorch() -> None:
     check(case, InnerLoop(2, 0.0), rates=lambda w: {k: 0.1 * v[None] for k, v in w.items()})
 
 
-def test_fast_weights_are_those_of_pytorch_by_either_engine() -> None:
-    case = Case("mlp")
+@pytest.mark.parametrize("name", ["mlp", "bilinear"])
+def test_fast_weights_are_those_of_pytorch_by_either_engine(name: str) -> None:
+    case = Case(name)
     support, labels, mask = case.arrays(case.torch, torch.tensor)[:3]
     weights = {key: torch.tensor(value) for key, value in case.weights.items()}
     theirs = torch_loop.adapt(

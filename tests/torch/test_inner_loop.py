@@ -222,6 +222,42 @@ def test_scorers_with_weights_that_are_no_layers_agree_with_the_reference(
         assert_parity(results[engine], results["learn2learn"])
 
 
+@LOSSES
+@ORDERS
+@pytest.mark.parametrize("every_step", [False, True])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_bilinear_form_adapts_in_dual_form_as_by_its_weights(
+    loss: Loss, first_order: bool, every_step: bool, channels: int
+) -> None:
+    size, scorer = 4, build_scorer("bilinear")
+    shapes = {
+        "interaction": (channels, size, size), "prior": (size,), "bias": (1,),
+        **({"extra": (2,)} if channels == 2 else {}),
+    }  # fmt: skip
+    parameters = {
+        name: draw(*shape, seed=number).requires_grad_()
+        for number, (name, shape) in enumerate(shapes.items())
+    }
+    episodes = draw_episodes(size=size * (1 + channels) + 2 * (channels - 1))
+    results, fast = [], []
+    for engine in ("gram", "vmap"):
+        inner = InnerLoop(3, 0.2, first_order, engine)  # type: ignore[arg-type]
+        results.append(
+            outer(
+                parameters, episodes, inner, scorer=scorer, loss=loss, every_step=every_step
+            )
+        )  # fmt: skip
+        fast.append(
+            adapt(
+                scorer, parameters, episodes.support, episodes.support_labels,
+                episodes.support_mask, loss=loss, inner=inner,
+            )
+        )  # fmt: skip
+    assert_parity(*results)
+    for name, value in fast[1].items():
+        torch.testing.assert_close(fast[0][name], value, rtol=1e-10, atol=1e-10)
+
+
 @ORDERS
 @pytest.mark.parametrize("every_step", [False, True])
 def test_more_tasks_than_a_block_are_the_same_tasks(first_order: bool, every_step: bool) -> None:
@@ -414,7 +450,12 @@ def test_the_engine_gram_is_chosen_exactly_where_it_is_exact() -> None:
         (SCORER, None, frozenset({"layer1.weight", "layer1.bias"})),
         (SCORER, None, frozenset({*parameters, "fusion.logits"})),
         (build_scorer("dot"), None, None),
+        (build_scorer("bilinear"), None, frozenset({"prior", "bias"})),
+        (build_scorer("bilinear"), rates, None),
     ]
+    of_form = dict.fromkeys(("interaction", "prior", "bias"), torch.zeros(1))
+    assert choose_engine("linear", of_form, auto, None, None) == "gram"
+    assert choose_engine("linear", of_form, forced, None, frozenset(of_form)) == "gram"
     for scorer, given, names in inexact:
         assert choose_engine(scorer.dual, parameters, auto, given, names) == "vmap"
         with pytest.raises(LearnerError, match=r"learner\.engine=gram .* choose .*auto or vmap"):

@@ -15,7 +15,7 @@ from metarec.inputs import Inputs
 from metarec.loops import InnerLoop
 from metarec.torch.fusion import Fusion, FusionWeights
 from metarec.torch.inner_loop import Episodes, query_scores
-from metarec.torch.scorer import Scorer, build_scorer
+from metarec.torch.scorer import LinearScorer, Scorer, build_scorer
 from metarec.torch.similarity import Bilinear, Cosine, Dot
 from metarec.weights import SOFTENING
 
@@ -194,8 +194,8 @@ def test_what_a_scorer_embeds_for_the_gram_engine_is_all_that_its_layers_see(
     scorer, inputs = make(name), make_inputs(channels)
     parameters = weights_of(scorer, inputs)
     rows = assembled(scorer, *draw_catalogue(inputs))
-    assert scorer.dual == any(key.startswith("layer") for key in parameters)
-    if not scorer.dual:
+    assert (scorer.dual == "mlp") == any(key.startswith("layer") for key in parameters)
+    if scorer.dual != "mlp":
         close(scorer.embed(parameters, rows), rows)
         return
     values = scorer.embed(parameters, rows)
@@ -231,6 +231,37 @@ def test_both_engines_adapt_the_layers_of_fusion_alike(name: str, first_order: b
     assert (found[0][0][1:] - scorer.forward(parameters, rows.flip(1))[1:]).abs().min() > 1e-6, (
         "nothing was adapted"
     )
+
+
+@CHANNELS
+def test_steps_of_a_linear_scorer_move_along_the_gradients_of_its_scores(channels: int) -> None:
+    scorer, inputs = Bilinear(), make_inputs(channels)
+    assert isinstance(scorer, LinearScorer)
+    parameters = weights_of(scorer, inputs)
+    rows = assembled(scorer, *draw_catalogue(inputs))
+    rows = rows + draw(*rows.shape, seed=1)
+    shots = rows[:, 2:]
+
+    def slopes(of: Tensor) -> dict[str, Tensor]:
+        return torch.func.jacrev(lambda weights: scorer.forward(weights, of))(parameters)
+
+    by_row, by_shot = slopes(rows), slopes(shots)
+    expected = sum(
+        torch.einsum("tni,tki->tnk", by_row[name].flatten(2), by_shot[name].flatten(2))
+        for name in parameters
+    )
+    close(scorer.kernel(parameters, rows, shots), expected)
+    amounts = draw(*shots.shape[:2], seed=2)
+    moves = scorer.moves(parameters, shots, amounts)
+    assert moves.keys() == parameters.keys()
+    for name, value in parameters.items():
+        assert moves[name].shape == (TASKS, *value.shape)
+        close(moves[name], torch.einsum("tk...,tk->t...", by_shot[name], amounts))
+        # its scores are linear in its weights
+        moved = {**parameters, name: value - moves[name]}
+        slope = by_row[name].flatten(2)
+        far = torch.einsum("tni,ti->tn", slope, moves[name].flatten(1))
+        close(scorer.forward(moved, rows), scorer.forward(parameters, rows) - far)
 
 
 def test_cosine_is_smooth_where_there_is_no_direction() -> None:
