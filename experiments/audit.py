@@ -5,9 +5,11 @@
     python experiments/audit.py results/paper --folder ml-1m=/data/ml-1m
 
 Derives from the data what train is and which query sets there are, compares both with what the
-records noted when they were made, computes their means again, and makes the tables again. Prints a
-table; the status is 1 if anything fails, or if there is no record. What could not be checked, since
-its runs are not in the folders given, is open: --strict takes that for a failure.
+records noted when they were made, computes their means again, and makes the tables of the project's
+paper/, or of --paper, again: a table without a small record fails, and so do learners of one kind
+of episode that were not tuned alike. Prints a table; the status is 1 if anything fails, or if there
+is no record. What could not be checked, since its runs are not in the folders given, is open:
+--strict takes that for a failure.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ from metarec.errors import ConfigError, MetarecError, TextError, did_you_mean
 from metarec.features import build_features
 from metarec.learner import Training
 from metarec.runs import RunConfig, environment
-from metarec.runs.command_line import groups_in, lenient, with_choice
+from metarec.runs.command_line import groups_in, lenient, run_script, with_choice
 from metarec.runs.fields import conformed
 from metarec.runs.prepare import prepare, training_of
 from metarec.runs.resume import write_text
@@ -200,6 +200,12 @@ def show(session: Session) -> None:
     )
 
 
-if __name__ == "__main__":
-    sys.argv[1:] = with_choice("experiment=speed", lenient(sys.argv[1:], groups_in(CONFIGS)))
+def script(arguments: list[str]) -> int:
+    """Measures with the overrides of a call; returns the exit status."""
+    sys.argv[1:] = with_choice("experiment=speed", lenient(arguments, groups_in(CONFIGS)))
     main()
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(script)

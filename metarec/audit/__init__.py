@@ -64,7 +64,7 @@ def audit(
             f"no finished record to audit in {', '.join(map(str, folders))}; run an experiment "
             "first, as in make paper, or name its folder, such as results/paper"
         )
-    names = {record.config.data.name for record in finished}
+    names = {name for record in finished for name in _names_of(record)}
     if unknown := sorted({*(data or {})} - names):
         raise RunError(
             f"no record is of data set {unknown[0]!r}, whose folder is given"
@@ -79,7 +79,7 @@ def audit(
     if paper is not None:
         trials = {one.path.name: one for one in finished if one.config.experiment == "tuning"}
         findings += check_tunings(paper, configs, trials)
-        findings += check_budgets(paper)
+        findings += check_budgets(paper, configs)
         findings += check_values(configs, finished)
         findings += check_tables(paper, records)
     return findings
@@ -96,8 +96,9 @@ def _of_record(
         yield fails(NAMES, name, f"is called {run_name(config, record.content['hash'])}")
     else:
         yield Finding(NAMES, name)
-    if config.data.name in folders:
-        config = replace(config, data=replace(config.data, folder=folders[config.data.name]))
+    for called in _names_of(record):
+        if called in folders:
+            config = replace(config, data=replace(config.data, folder=folders[called]))
     try:
         materials = prepare(config, needs_features=False)
         if materials.data_checksum != record.data_checksum:
@@ -121,6 +122,11 @@ def _of_record(
         yield from check_selection(record)
     except MetarecError as error:
         yield fails(DATA, name, f"cannot be audited: {error}")
+
+
+def _names_of(record: Record) -> tuple[str, str]:
+    """What data may be called: as in the configuration, or as the data set calls itself."""
+    return record.config.data.name, record.dataset
 
 
 def _shared(record: Record) -> str:

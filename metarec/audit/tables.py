@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from metarec.audit.finding import Finding, fails, undecided
+from metarec.errors import RunError
 from metarec.report.choices_tables import NAME as WHAT_TO_ADAPT
 from metarec.report.ranking import from_json
 from metarec.report.ranking_table import ranking_table
-from metarec.report.speed_table import SPEED, cells_of, markdown, parity_table
+from metarec.report.speed_table import SPEED, cells_of, markdown, note_of, parity_table
 from metarec.report.table import (
     MISSING,
     count_text,
@@ -66,15 +67,15 @@ def check_tables(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
         records: all that are at hand, failed ones included.
     """
     explained: set[str] = set()
-    made = itertools.chain(
+    for made in (
         _of_records(paper, records),
         _of_tunings(paper),
         _of_rankings(paper),
         _of_speed(paper, records),
-    )
-    for finding in made:
-        explained.add(finding.what)
-        yield finding
+    ):
+        own = [one for one in made if one.what not in explained]
+        explained |= {one.what for one in own}
+        yield from own
     left: dict[tuple[Path, str], list[Path]] = {}
     for table in sorted((paper / "tables").glob("*.*")):
         if table.name not in explained:
@@ -171,7 +172,11 @@ def _of_rankings(paper: Path) -> Iterator[Finding]:
         text = file.read_text(encoding="utf-8")
         if "cliques" not in json.loads(text):
             continue
-        table = ranking_table(from_json(text))
+        try:
+            table = ranking_table(from_json(text))
+        except RunError as error:
+            yield fails(TABLES, file.name, str(error))
+            continue
         for suffix, made in (("md", table.to_markdown()), ("tex", table.to_latex())):
             yield _left_open(_compared(paper / "tables" / f"{file.stem}.{suffix}", made), file)
 
@@ -179,20 +184,24 @@ def _of_rankings(paper: Path) -> Iterator[Finding]:
 def _of_speed(paper: Path, records: Sequence[Record]) -> Iterator[Finding]:
     """The tables of speed: that of parity is made of the small record, the others of all timings.
 
-    Where these are not at hand, what a small record has of a row is compared, which is all but
-    memory and the first call.
+    Where these are not at hand, what a small record has is compared: all but memory and the first
+    call.
     """
     tables = paper / "tables"
     for small in sorted((paper / "records").glob("speed*.json")):
         content = json.loads(small.read_text(encoding="utf-8"))
-        if small.stem == SPEED:
-            yield _compared(tables / "parity.md", parity_table(content))
         table = tables / f"{small.stem}.md"
-        measured = list(_measured(content, records))
-        for timings in measured:
-            yield _compared(table, timings)
-        if not measured:
-            yield _left_open(_timed(table, content["rows"]), small)
+        try:
+            if small.stem == SPEED:
+                yield _compared(tables / "parity.md", parity_table(content))
+            measured = list(_measured(content, records))
+            for timings in measured:
+                yield _compared(table, timings)
+            if not measured:
+                yield _left_open(_timed(table, content), small)
+        except (KeyError, TypeError, ValueError) as error:
+            told = f"{small.name} is not of this version ({error!r}); measure and publish again"
+            yield fails(TABLES, table.name, told)
 
 
 def _measured(content: Mapping[str, Any], records: Sequence[Record]) -> Iterator[str]:
@@ -201,14 +210,18 @@ def _measured(content: Mapping[str, Any], records: Sequence[Record]) -> Iterator
         files = [root / "speed.json", root / "speed_details.json"]
         if all(file.is_file() for file in files):
             rows, details = (json.loads(file.read_text(encoding="utf-8")) for file in files)
-            if rows == content["rows"]:
+            # of one commit; what differs then is told as what the table prints otherwise
+            names = [row["name"] for row in rows]
+            same = details["commit"] == content["commit"]
+            if same and names == [row["name"] for row in content["rows"]]:
                 yield markdown(rows, details)
 
 
-def _timed(table: Path, rows: Sequence[Mapping[str, Any]]) -> Finding:
-    """Whether a table of speed prints the rows of its small record."""
+def _timed(table: Path, content: Mapping[str, Any]) -> Finding:
+    """Whether a table of speed prints its small record: its rows, and the note below them."""
     if not table.is_file():
         return fails(TABLES, table.name, "is not in tables/, but its small record is here")
+    rows = content["rows"]
     printed = list(_lines_of(table))
     if len(printed) != len(rows):
         told = f"prints {len(printed)} rows, but its small record has {len(rows)}"
@@ -218,6 +231,10 @@ def _timed(table: Path, rows: Sequence[Mapping[str, Any]]) -> Finding:
             if found != made:
                 told = f"{row['name']}: prints {found}, but its small record says {made}"
                 return fails(TABLES, table.name, told)
+    note = table.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
+    if note != note_of(rows, content):
+        told = f"its note is {note!r}, but its small record gives {note_of(rows, content)!r}"
+        return fails(TABLES, table.name, told)
     return Finding(TABLES, table.name)
 
 
@@ -268,6 +285,10 @@ def _printed(tables: Sequence[Path], record: Path) -> Iterator[Finding]:
             )
         return
     small = json.loads(record.read_text(encoding="utf-8"))
+    if not isinstance(small, dict) or not {"columns", "rows"} <= small.keys():
+        for table in tables:
+            yield fails(TABLES, table.name, f"{record.name} is no small record of a table")
+        return
     rows = [dict(zip(small["columns"], row, strict=True)) for row in small["rows"]]
     for place, table in enumerate(tables):
         count, problem = _printed_by(table, rows, record)

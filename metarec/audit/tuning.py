@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,6 +14,7 @@ import yaml
 
 from metarec.audit.figures import CHOOSING
 from metarec.audit.finding import Finding, fails, undecided
+from metarec.runs.budget import drawn_tasks
 from metarec.runs.store import Record
 from metarec.runs.tuning_files import TUNING
 
@@ -21,6 +24,9 @@ EQUAL = (
     "trials_asked", "training_tasks",
 )  # fmt: skip
 """What learners have to share to be tuned alike; what none trains needs no training tasks."""
+
+PART = 0.98
+"""The least share of the others' training tasks, where whole batches do not make up all of them."""
 
 
 def check_tunings(paper: Path, configs: Path, trials: Mapping[str, Record]) -> Iterator[Finding]:
@@ -53,11 +59,15 @@ def check_tunings(paper: Path, configs: Path, trials: Mapping[str, Record]) -> I
             yield Finding(CHOICES, what)
 
 
-def check_budgets(paper: Path) -> Iterator[Finding]:
+def check_budgets(paper: Path, configs: Path) -> Iterator[Finding]:
     """Whether all learners of a kind of episode were tuned alike: on the same, with as much.
+
+    Where a split's files lay, and which release of the sampler drew, may differ; so may training
+    tasks by a part of a batch.
 
     Args:
         paper: its `records/tuning/*/*.json` are read.
+        configs: its `learner/best/*/*.yaml` say which classes are trained.
     """
     for folder in sorted(path for path in (paper / TUNING).glob("*") if path.is_dir()):
         tunings = {
@@ -68,25 +78,43 @@ def check_budgets(paper: Path) -> Iterator[Finding]:
         for name, small in tunings.items():
             what = f"{folder.name}/{name}"
             problems = list(_unequal(small, usual))
+            best = configs / "learner" / "best" / f"{what}.yaml"
+            if small.get("training_tasks") == 0 and _is_trained(best, configs / "learner"):
+                problems.append("is trained, but has no budget of training tasks")
             yield from (fails(BUDGETS, what, problem) for problem in problems)
             if not problems:
                 yield Finding(BUDGETS, what)
+
+
+def _is_trained(best: Path, learners: Path) -> bool:
+    """Whether a class is trained by gradients; what no configuration is known of is not asked."""
+    target = _written(best, learners).get("_target_") if best.is_file() else None
+    if target is None:
+        return False
+    module, _, kind = (
+        str(target).replace("${backend.name}", "torch").replace(":", ".").rpartition(".")
+    )
+    return bool(getattr(importlib.import_module(module), kind).trained)
 
 
 def _usual(tunings: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """What most tunings have of each thing that they are to share."""
     found: dict[str, Counter[str]] = defaultdict(Counter)
     for small in tunings:
-        for key in _shared_by(small):
-            found[key][json.dumps(small[key], sort_keys=True)] += 1
+        for key, value in _shared_by(small).items():
+            found[key][json.dumps(value, sort_keys=True)] += 1
     return {key: json.loads(counts.most_common(1)[0][0]) for key, counts in found.items()}
 
 
-def _shared_by(small: Mapping[str, Any]) -> list[str]:
+def _shared_by(small: Mapping[str, Any]) -> dict[str, Any]:
     """What a tuning has to share with others: no sampler where nothing is searched."""
     skipped = set() if small["training_tasks"] else {"training_tasks"}
     skipped |= set() if small["search"] else {"sampler", "sampler_seed"}
-    return [key for key in EQUAL if key not in skipped]
+    shared = {key: small[key] for key in EQUAL if key not in skipped}
+    shared["split"] = {key: value for key, value in small["split"].items() if key != "source"}
+    if "sampler" in shared:
+        shared["sampler"] = re.sub(r" of Optuna [^,]*", "", str(shared["sampler"]))
+    return shared
 
 
 def _unsaid(small: Mapping[str, Any]) -> list[str]:
@@ -98,26 +126,31 @@ def _unequal(small: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str
     if unsaid := _unsaid(small):
         yield f"does not say its {', '.join(unsaid)}; run experiments/tune.py again"
         return
-    for key in _shared_by(small):
-        if small[key] != usual.get(key):
-            yield f"has {_differing(small[key], usual[key], key)}"
+    for key, value in _shared_by(small).items():
+        in_batches = key == "training_tasks" and PART * usual[key] <= value <= usual[key]
+        if value != usual[key] and not in_batches:
+            yield f"has {_differing(value, usual[key], key)}"
     trials, allowed = small["trials"], small["trials_asked"]
     if len(trials) > allowed:
         yield f"has {len(trials)} trials, where {allowed} were allowed"
     budget = small["training_tasks"]
     for number, one in enumerate(trials):
-        used = one.get("training_tasks") or 0
-        if used > budget:
+        used = one.get("training_tasks")
+        if used is None and "run" in one:
+            yield f"trial {number} does not say how many training tasks it drew"
+        elif used is not None and used > budget:
             yield f"trial {number} drew {used:,} training tasks, where {budget:,} were allowed"
 
 
-def _differing(found: Any, usual: Any, key: str) -> str:
+def _differing(found: Any, usual: Any, key: str, but: str = "where others have") -> str:
     """The entries that two values differ in."""
     if isinstance(found, dict) and isinstance(usual, dict):
         names = sorted(name for name in {*found, *usual} if found.get(name) != usual.get(name))
-        told = (_differing(found.get(name), usual.get(name), f"{key}.{name}") for name in names)
+        told = (
+            _differing(found.get(name), usual.get(name), f"{key}.{name}", but) for name in names
+        )
         return "; ".join(told)
-    return f"{key} {found}, where most have {usual}"
+    return f"{key} {found}, {but} {usual}"
 
 
 def check_values(configs: Path, records: Sequence[Record]) -> Iterator[Finding]:
@@ -223,8 +256,28 @@ def _problems(small: dict[str, Any], best: Path, trials: Mapping[str, Record]) -
             yield (
                 f"trial {number} scored {one['selection']}, but its record says {record.selection}"
             )
+        for what, told, found in _told_and_found(small, one, record):
+            if told != found:
+                yield f"trial {number} has {_differing(told, found, what, 'but its record says')}"
     if small["search"]:
         yield from _chosen_values(small, best)
+
+
+def _told_and_found(
+    small: Mapping[str, Any], trial: Mapping[str, Any], record: Record
+) -> Iterator[tuple[str, Any, Any]]:
+    """What a small record says of a trial, and what the record of its run does, where both do."""
+    config = json.loads(json.dumps(record.config.to_dict()))
+    found = {key: config[key] for key in ("split", "episode", "protocol", "seed")}
+    found["data_checksum"] = record.data_checksum
+    for key, value in found.items():
+        if key in small:
+            yield key, small[key], value
+    if "training_tasks" in trial:
+        yield "training_tasks", trial["training_tasks"], drawn_tasks(record)
+    arguments = config["learner"]
+    for name, value in trial["values"].items():
+        yield f"value {name}", value, arguments.get(name)
 
 
 def _chosen_values(small: dict[str, Any], best: Path) -> Iterator[str]:

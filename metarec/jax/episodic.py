@@ -67,10 +67,10 @@ class Adaptation:
 
     def keeps(self, parameters: Parameters) -> bool:
         """Whether a catalogue is scored by what is kept of it (`metarec.jax.catalogue`)."""
-        fastest = engines.fastest_engine(
-            self.scorer.dual, weights_of(parameters), **self.settings(parameters)
-        )
-        return not self.scorer.context and fastest == "gram" and self.inner.engine != "vmap"
+        if self.scorer.context or self.scorer.dual != "mlp" or self.inner.engine == "vmap":
+            return False
+        settings = self.settings(parameters)
+        return engines.fastest_engine("mlp", weights_of(parameters), **settings) == "gram"
 
     def query_scores(
         self, parameters: Parameters, episodes: Episodes, loss: Loss, every_step: bool = False

@@ -77,7 +77,7 @@ class Scorer(Protocol):
 
 @runtime_checkable
 class LinearScorer(Scorer, Protocol):
-    """A scorer whose score is linear in its weights: steps move it along its own gradients."""
+    """A scorer whose `dual` is `linear`: steps move its weights along its own gradients."""
 
     def kernel(self, parameters: Parameters, rows: Array, support: Array) -> Array:
         """Products of the scores' gradients by all weights.

@@ -11,7 +11,7 @@ import pandas as pd
 
 from metarec.errors import RunError, did_you_mean
 from metarec.report.cells import regimes_of
-from metarec.report.collect import Results, by_setting, results_of, setting_of
+from metarec.report.collect import Results, by_setting, dataset_of, results_of, setting_of
 from metarec.report.labels import JAX, Variant, label_of, regime_label, sort_key
 
 if TYPE_CHECKING:
@@ -244,13 +244,13 @@ def _order(group: Sequence[Record]) -> tuple[str, bool, str, str]:
     """By data set, user tasks first; whatever the order of the records."""
     config = group[0].config
     setting = repr(setting_of(group[0]))
-    return group[0].dataset, config.episode.task == "item", config.episode.feedback, setting
+    return dataset_of(group), config.episode.task == "item", config.episode.feedback, setting
 
 
 def _names(groups: Sequence[Sequence[Record]]) -> list[str]:
     """What tells each group from the others: nothing where there is one group of user tasks."""
     configs = [group[0].config for group in groups]
-    data = [group[0].dataset for group in groups]
+    data = [dataset_of(group) for group in groups]
     several_data = len({*data}) > 1
     several_feedback = len({config.episode.feedback for config in configs}) > 1
     named = []

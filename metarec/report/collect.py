@@ -231,6 +231,13 @@ def _of(record: Record) -> tuple[str, str]:
     return record.config.data.name, record.config.split.method
 
 
+def dataset_of(records: Sequence[Record]) -> str:
+    """What the data set of records calls itself; older ones know its configuration's name alone."""
+    named = (record.content.get("dataset") for record in records)
+    told = sorted({str(name) for name in named if name is not None})
+    return told[0] if told else records[0].dataset
+
+
 def _record_key(record: Record) -> tuple[str, int, str]:
     return record.learner, record.seed, run_name(record)
 

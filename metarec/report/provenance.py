@@ -10,6 +10,7 @@ from metarec.report.collect import (
     Results,
     checksum_of,
     commit_of,
+    dataset_of,
     error_of,
     run_name,
 )
@@ -70,7 +71,7 @@ def provenance_of(results: Results) -> Provenance:
     by = f"seed {split.seed}" if split.method == "seed" else split.method
     return Provenance(
         command=f"python -m {results.module} {' '.join(folders)}{flags}",
-        data=records[0].dataset,
+        data=dataset_of(records),
         data_checksum=checksum_of(records[0]),
         split=f"split by {by}",
         code=code,

@@ -81,21 +81,31 @@ def markdown(rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> s
         works = details["works"][bound.work]
         first_call = number(works[bound.contender]["seconds_of_first_call"])
         lines.append(_line([*cells_of(row), _memory(bound, works), first_call]))
+    lines.append(f"\n{note_of(rows, details)}")
+    return "\n".join(lines) + "\n"
+
+
+def note_of(rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any]) -> str:
+    """The sentences below the table: machine, versions, parity and commit.
+
+    Args:
+        rows: of `speed.json`.
+        details: of `speed_details.json`, or a small record, which has what is said here.
+    """
     machine, versions = details["machine"], details["versions"]
     peaks = [row["peak_gflop_per_second"] for row in rows]
     peak = max((value for value in peaks if value), default=None)
     worst = {
         what: max(row[what] for row in details["parity"]) for what in ("loss", "meta_gradient")
     }
-    lines.append(
-        "\n<sub>Medians of interleaved repeats in one process, after a first call, in which JAX "
+    return (
+        "<sub>Medians of interleaved repeats in one process, after a first call, in which JAX "
         f"compiles; {machine['cpus']} cores ({machine['processor']}), torch {versions['torch']}, "
         f"jax {versions['jax']}; large float32 products reach {number(peak)} GFLOP/s. In float64 "
         "the engines differ from learn2learn by at most "
         f"{worst['loss']:.0e} in the loss and {worst['meta_gradient']:.0e} in the meta-gradient "
         f"(relative). Commit {details['commit'][:12]}, by python experiments/speed.py.</sub>"
     )
-    return "\n".join(lines) + "\n"
 
 
 def cells_of(row: Mapping[str, Any]) -> list[str]:
@@ -104,7 +114,8 @@ def cells_of(row: Mapping[str, Any]) -> list[str]:
     Args:
         row: of `speed.json`.
     """
-    bound = next(one for one in TABLE if (one.name, one.backend) == (row["name"], row["backend"]))
+    bounds = {(one.name, one.backend): one for one in TABLE}
+    bound = bounds[row["name"], row["backend"]]
     unit = "/s" if bound.is_rate else "×"
     part, whole = row["gflop_per_second"], row["peak_gflop_per_second"]
     return [

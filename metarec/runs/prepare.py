@@ -193,17 +193,18 @@ def training_of(
 
 
 def _check_threshold(episode: EpisodeConfig, data: Dataset, liked: float) -> None:
-    """Warns of a threshold that was meant for another scale, as 4 of 5 where ratings go to 10."""
+    """Warns of a threshold of another scale, as 4 of 5 where ratings are 0 or 1, or go to 10."""
     if episode.feedback != "binary" or episode.threshold is None or data.rating_scale is None:
         return
     low, high = data.rating_scale
-    if episode.threshold < (low + high) / 2:
-        warnings.warn(
-            f"episode.threshold={episode.threshold:g} is below the middle of the ratings of "
-            f"{data.name!r}, {low:g} to {high:g}: {liked:.0%} of train counts as liked; give a "
-            "higher one",
-            stacklevel=3,
-        )
+    if liked > 0 and episode.threshold >= (low + high) / 2:
+        return
+    warnings.warn(
+        f"episode.threshold={episode.threshold:g} is meant for another scale: the ratings of "
+        f"{data.name!r} are {low:g} to {high:g}, and {liked:.0%} of train counts as liked; give "
+        "the lowest rating that says so",
+        stacklevel=3,
+    )
 
 
 def make_encoder(config: TextConfig, backend: BackendConfig) -> TextEncoder:

@@ -23,7 +23,7 @@ class Catalogue:
     """What is the same of a catalogue for all tasks.
 
     Args:
-        scorer: of the MLP kind (`dual`), which sees no context.
+        scorer: an MLP by its `dual`, which sees no context.
         parameters: shared weights.
         inputs: [N, in] assembled inputs of the catalogue.
         first: number of the first layer that adapts; the layers below are computed once.

@@ -58,8 +58,9 @@ class Adaptation:
 
     def keeps(self, weights: Parameters, rates: Rates | None, names: frozenset[str] | None) -> bool:
         """Whether a catalogue is scored by what is kept of it (`metarec.torch.catalogue`)."""
-        fastest = engines.fastest_engine(self.scorer.dual, weights, rates, names)
-        return not self.scorer.context and fastest == "gram" and self.inner.engine != "vmap"
+        if self.scorer.context or self.scorer.dual != "mlp" or self.inner.engine == "vmap":
+            return False
+        return engines.fastest_engine("mlp", weights, rates, names) == "gram"
 
     def query_scores(
         self, parameters: Parameters, episodes: Episodes, loss: Loss, every_step: bool = False

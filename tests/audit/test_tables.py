@@ -17,7 +17,7 @@ from metarec.audit import Finding
 from metarec.audit.tables import TABLES, check_tables
 from metarec.report import __main__ as report
 from metarec.report import critical_difference
-from metarec.report.speed_table import cells_of
+from metarec.report.speed_table import cells_of, note_of
 from metarec.report.tuning import build_report
 from metarec.runs.store import Record, load_records
 from metarec.runs.tuning_files import TUNING
@@ -226,6 +226,8 @@ def test_a_table_of_ranks_is_made_again_from_its_small_record(
     named = {f"critical_difference.{suffix}": "open" for suffix in ("md", "tex")}
     # whether the small record follows from runs is not known without them
     assert results(paper, []) == named
+    with_records = [one.result for one in check_tables(paper, records) if one.what in named]
+    assert with_records == ["holds"] * 2
     table = paper / "tables" / f"critical_difference.{suffix}"
     table.write_text(re.sub(r"\d\.(\d)\d", r"9.\g<1>9", table.read_text(), count=1))
     assert f"critical_difference.{suffix}: line" in problem(paper)
@@ -238,19 +240,52 @@ def test_a_table_of_speed_prints_its_small_record(paper: Path) -> None:
     )  # fmt: skip
     for folder in ("records", "tables"):
         (paper / folder).mkdir(parents=True)
-    (paper / "records" / "speed_bert.json").write_text(json.dumps({"rows": [asdict(row)]}))
+    about = {
+        "machine": {"processor": "a processor", "cpus": 2},
+        "versions": {"torch": "9.9", "jax": "0.9"},
+        "parity": [{"loss": 1e-16, "meta_gradient": 2e-16}],
+        "commit": "0123456789abcdef",
+    }
+    content = {"rows": [asdict(row)], **about}
+    small = paper / "records" / "speed_bert.json"
+    small.write_text(json.dumps(content))
     table = paper / "tables" / "speed_bert.md"
     cells = [*cells_of(asdict(row)), "70", "1.5"]
     lines = [f"| {' | '.join(one)} |" for one in (["head"] * 10, ["---"] * 10, cells)]
+    lines += ["", note_of(content["rows"], content)]
     table.write_text("\n".join(lines))
     assert results(paper, []) == {"speed_bert.md": "open"}
     table.write_text("\n".join(lines).replace("| 25", "| 26"))
     told = "prints 26×, but its small record says 25×"
     assert told in problem(paper)
+    table.write_text("\n".join(lines).replace("160 GFLOP/s", "161 GFLOP/s"))
+    assert "speed_bert.md: its note is" in problem(paper)
     table.write_text("\n".join(lines[:2]))
     assert "prints 0 rows, but its small record has 1" in problem(paper)
     table.unlink()
     assert "is not in tables/" in problem(paper)
+    small.write_text(json.dumps(content | {"rows": [asdict(row) | {"name": "another"}]}))
+    table.write_text("\n".join(lines))
+    assert "speed_bert.json is not of this version" in problem(paper)
+
+
+@pytest.mark.parametrize("content", [{}, [], {"rows": []}])
+def test_a_record_that_is_none_of_a_table_is_no_reason_to_stop(
+    content: object, paper: Path
+) -> None:
+    for folder in ("records", "tables"):
+        (paper / folder).mkdir(parents=True)
+    (paper / "records" / "mine.json").write_text(json.dumps(content))
+    (paper / "tables" / "mine.md").write_text("| a |\n| --- |\n| .5 |\n")
+    assert problem(paper) == "mine.md: mine.json is no small record of a table\n"
+
+
+def test_a_ranking_that_is_broken_fails(tmp_path: Path, paper: Path) -> None:
+    records = [recorded(tmp_path / "results" / "paper", name) for name in ("ease", "maml")]
+    critical_difference.build_report(records, paper)
+    small = paper / "records" / "critical_difference.json"
+    small.write_text(small.read_text().replace('"pairs"', '"peers"'))
+    assert "critical_difference.json" in problem(paper)
 
 
 @pytest.mark.parametrize("suffix", ["md", "tex"])

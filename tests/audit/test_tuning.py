@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from metarec.audit.tuning import (
     check_values,
 )
 from metarec.runs import Record, RunConfig, run
+from metarec.runs.budget import drawn_tasks
 from metarec.runs.tuning import TuningSettings, tune
 from metarec.runs.tuning_files import write_tuning
 
@@ -128,12 +130,12 @@ def budgets(tuned: Tuned, **edited: Any) -> str:
             if value is None:
                 del other[key]
         tuned.small.with_name(f"{name}.json").write_text(json.dumps(other))
-    return failing(list(check_budgets(tuned.paper))).get(BUDGETS, "")
+    return failing(list(check_budgets(tuned.paper, tuned.configs))).get(BUDGETS, "")
 
 
 def test_learners_that_were_tuned_alike_hold(tuned: Tuned) -> None:
     assert budgets(tuned) == ""
-    assert [one.result for one in check_budgets(tuned.paper)] == ["holds"] * 3
+    assert [one.result for one in check_budgets(tuned.paper, tuned.configs)] == ["holds"] * 3
 
 
 def test_a_learner_that_needs_no_training_has_no_budget_to_share(tuned: Tuned) -> None:
@@ -147,10 +149,10 @@ def test_a_learner_that_needs_no_training_has_no_budget_to_share(tuned: Tuned) -
 @pytest.mark.parametrize(
     ("edited", "told"),
     [
-        ({"trials_asked": 80}, "binary/jog: has trials_asked 80, where most have 4"),
-        ({"training_tasks": 99}, "binary/jog: has training_tasks 99, where most have"),
-        ({"seed": 7}, "binary/jog: has seed 7, where most have 0"),
-        ({"data_checksum": "abc"}, "binary/jog: has data_checksum abc, where most have"),
+        ({"trials_asked": 80}, "binary/jog: has trials_asked 80, where others have 4"),
+        ({"training_tasks": 99}, "binary/jog: has training_tasks 99, where others have"),
+        ({"seed": 7}, "binary/jog: has seed 7, where others have 0"),
+        ({"data_checksum": "abc"}, "binary/jog: has data_checksum abc, where others have"),
         ({"trials_asked": None}, "binary/jog: does not say its trials_asked"),
     ],
 )
@@ -163,7 +165,61 @@ def test_a_learner_that_was_tuned_otherwise(
 def test_what_differs_is_named_to_its_last_key(tuned: Tuned) -> None:
     split = json.loads(tuned.small.read_text())["split"]
     told = budgets(tuned, split=split | {"seed": 5})
-    assert told == "binary/jog: has split.seed 5, where most have 0\n"
+    assert told == "binary/jog: has split.seed 5, where others have 0\n"
+
+
+def test_where_files_lay_and_which_release_drew_may_differ(tuned: Tuned) -> None:
+    small = json.loads(tuned.small.read_text())
+    moved = small["split"] | {"source": "elsewhere"}
+    sampler = re.sub(r"Optuna [^,]*", "Optuna 99.1", small["sampler"])
+    assert sampler != small["sampler"]
+    assert budgets(tuned, split=moved, sampler=sampler) == ""
+
+
+def test_a_budget_may_lack_a_part_of_a_batch(tuned: Tuned) -> None:
+    small = json.loads(tuned.small.read_text())
+    trials = [one | {"training_tasks": 1} for one in small["trials"]]
+    asked = small["training_tasks"]
+    tuned.edit(lambda content: content.update(training_tasks=1000 * asked))
+    assert budgets(tuned, training_tasks=990 * asked, trials=trials) == ""
+    assert "training_tasks" in budgets(tuned, training_tasks=970 * asked, trials=trials)
+    assert "training_tasks" in budgets(tuned, training_tasks=1001 * asked, trials=trials)
+
+
+def test_a_trial_that_does_not_say_what_it_drew(tuned: Tuned) -> None:
+    trials = json.loads(tuned.small.read_text())["trials"]
+    del trials[1]["training_tasks"]
+    told = "binary/jog: trial 1 does not say how many training tasks it drew\n"
+    assert budgets(tuned, trials=trials) == told
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"data_checksum": "abc"}, "has data_checksum abc, but its record says"),
+        ({"seed": 5}, "has seed 5, but its record says 0"),
+    ],
+)
+def test_a_small_record_that_is_not_of_its_trials(
+    change: dict[str, Any], told: str, tuned: Tuned
+) -> None:
+    tuned.edit(lambda small: small.update(change))
+    assert told in tuned.problems()
+
+
+def test_training_tasks_and_values_are_those_of_the_trials(tuned: Tuned) -> None:
+    last = tuned.tuning.trials[3]
+
+    def changed(small: dict[str, Any]) -> None:
+        small["trials"][3]["training_tasks"] += 1
+        small["trials"][2]["values"]["rate"] = 77.0
+
+    tuned.edit(changed)
+    drawn = drawn_tasks(last.record) if last.record is not None else 0
+    assert (
+        f"trial 3 has training_tasks {drawn + 1}, but its record says {drawn}" in tuned.problems()
+    )
+    assert "trial 2 has value rate 77.0, but its record says" in tuned.problems()
 
 
 def test_trials_and_training_tasks_beyond_what_was_allowed(tuned: Tuned) -> None:

@@ -72,12 +72,14 @@ def test_a_run_leaves_its_record(make_config: Make, tmp_path: Path) -> None:
     assert content["parameters"] == record.meta_parameters()["scores"].size
 
 
-@pytest.mark.parametrize(("threshold", "warned"), [(2.0, True), (3.0, False), (4.0, False)])
+@pytest.mark.parametrize(
+    ("threshold", "warned"), [(2.0, True), (3.0, False), (5.0, False), (6.0, True)]
+)
 def test_a_threshold_of_another_scale_is_warned_of(
     threshold: float, warned: bool, make_config: Make, tmp_path: Path
 ) -> None:
     config = make_config(episode={"threshold": threshold})
-    told = r"threshold=2 is below the middle of the ratings of .*, 1 to 5: \d+% of train counts"
+    told = rf"threshold={threshold:g} is meant for .*: the ratings of '\w+' are 1 to 5, and \d+%"
     expected = pytest.warns(UserWarning, match=told) if warned else nullcontext()
     with expected:
         run(config, tmp_path / "results")
