@@ -81,7 +81,9 @@ def test_a_threshold_of_another_scale_is_warned_of(
     config = make_config(episode={"threshold": threshold})
     told = rf"threshold={threshold:g} is meant for .*: the ratings of '\w+' are 1 to 5, and \d+%"
     expected = pytest.warns(UserWarning, match=told) if warned else nullcontext()
-    with expected:
+    # where nothing is liked there is nothing to stop training by either
+    unable = pytest.raises(ConfigError, match="lower the threshold")
+    with expected, unable if threshold > 5 else nullcontext():
         run(config, tmp_path / "results")
 
 
