@@ -35,8 +35,14 @@ def test_what_is_left_open_fails_only_where_that_is_asked_for(
     script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert script("benchmark", "learner=popularity") == 0
-    (tmp_path / "paper" / "tables").mkdir(parents=True)
-    (tmp_path / "paper" / "tables" / "mine.md").write_text("| a |\n| --- |\n| .5 |\n")
+    for folder in ("records", "tables"):
+        (tmp_path / "paper" / folder).mkdir(parents=True)
+    (tmp_path / "paper" / "tables" / "mine.md").write_text(
+        "| a | b |\n| --- | --- |\n| c | .500 |\n"
+    )
+    columns = ["metric", "mean", "low", "high", "p_holm"]
+    small = {"columns": columns, "rows": [["catalogue/ndcg@10", 0.5, None, None, None]]}
+    (tmp_path / "paper" / "records" / "mine.json").write_text(json.dumps(small))
     call = ("audit", str(tmp_path / "results" / "benchmark"), f"--paper={tmp_path / 'paper'}")
     capsys.readouterr()
     for strict in ((), ("--strict",)):
