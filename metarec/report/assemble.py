@@ -108,6 +108,8 @@ def _family(finished: Sequence[Record], failed: Sequence[Record]) -> Report:
     own = subset(user, compared) if names & VARIANTS_OF_SCORERS else None
     if own is not None:
         made.append((scorers_table(own, gains), (own,)))
+    pair = of_the_pair(user), of_the_pair(item)
+    made.append((meta_minus_transfer_table(*pair, "family_meta_minus_transfer"), pair))
     made = _compared([*made, (adaptation_table(parts), (user, item))])
     return Report(
         tables=tuple(table for table, _ in made if table is not None),

@@ -45,8 +45,15 @@ def of_the_pair(results: Results | None) -> Results | None:
     return subset(results, (META.learner, TRANSFER.learner))
 
 
-def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Table | None:
+def meta_minus_transfer_table(
+    user: Results | None, item: Results | None, name: str = "meta_minus_transfer"
+) -> Table | None:
     """MAML minus transfer: same scorer, same episodes, paired over tasks.
+
+    Args:
+        user: results of user tasks.
+        item: those of item tasks.
+        name: file name of the table.
 
     Returns:
         Rows for the regimes, for K of the curve, and for item tasks; None if one of the two
@@ -112,7 +119,7 @@ def meta_minus_transfer_table(user: Results | None, item: Results | None) -> Tab
         [(own, [column for _, other, column in plan if other is own]) for own in used]
     )
     return Table(
-        name="meta_minus_transfer",
+        name=name,
         title=f"Meta minus transfer, paired difference in {metric_label(PRIMARY)}",
         columns=("Episodes", "MAML", "Transfer", "Difference", *TEST_HEADS),
         sections=tuple(sections),

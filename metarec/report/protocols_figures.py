@@ -85,7 +85,8 @@ def _at_5(*values: float) -> dict[Place, float]:
 MELU = (
     # Lee et al., KDD 2019, to two digits
     Figures("MeLU (paper)", "MeLU (Lee et al., 2019)", PAPER, _mae(0.75, 0.79, 0.92, 0.92)),
-    # the best third-party run on MeLU's own states that the project knows of (issue 6)
+    # README of github.com/waterhorse1/MELU_pytorch: the best third-party run on MeLU's own states
+    # that the project knows of; ± is 1.96 standard errors over tasks
     Figures(
         "MeLU (reproduction)",
         "MeLU, best reproduction",

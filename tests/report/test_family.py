@@ -70,7 +70,8 @@ def family(make_record):
 
 def test_the_family_has_its_tables_and_none_of_the_others(family):
     names = [name for name in tables_of(family) if not name.endswith("_differences")]
-    assert names == ["family", "family_items", "family_items_auc", "adaptation"]
+    pair = "family_meta_minus_transfer"
+    assert names == ["family", "family_items", "family_items_auc", pair, "adaptation"]
 
 
 def test_learners_stand_under_their_groups_with_their_unadapted_rows(family):
@@ -96,6 +97,13 @@ def test_the_family_is_marked_against_the_best_baseline_as_the_main_table_is(fam
     assert [cell.mark for cell in rows["EASE^R"].cells] == ["†"] * 4
     for label, row in rows_of(main).items():
         assert row.cells == rows[label].cells
+
+
+def test_maml_minus_transfer_of_the_family_is_that_of_the_same_runs_elsewhere(family):
+    of_family = tables_of(family)["family_meta_minus_transfer"]
+    of_main = {table.name: table for table in assemble(family).tables}["meta_minus_transfer"]
+    assert of_family.sections == of_main.sections
+    assert "--tables family" in of_family.notes[-1]
 
 
 def test_item_tasks_show_each_k_of_the_curve_by_ndcg_and_by_auc(family):

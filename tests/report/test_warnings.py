@@ -93,7 +93,7 @@ WRITERS = {
     "family": [
         *("family", "family_items", "family_items_auc", "scorers", "adaptation"),
         *(f"{name}_differences" for name in ("family", "family_items", "family_items_auc")),
-        "scorers_differences",
+        *("scorers_differences", "family_meta_minus_transfer"),
     ],
     "what_to_adapt": ["what_to_adapt", "what_to_adapt_differences", "what_to_adapt_meta"],
     "critical_difference": [
