@@ -157,6 +157,15 @@ def test_every_value_that_is_searched_makes_a_learner(name: str) -> None:
             build_learner(RunConfig.from_dict(one))
 
 
+@pytest.mark.parametrize("file", sorted((CONFIGS / "learner/best").glob("*/*.yaml")), ids=name_of)
+def test_a_configuration_that_tuning_wrote_says_on_what(file: Path) -> None:
+    kind = file.parent.name
+    config = RunConfig.from_dict(composed(f"learner=best/{kind}/{file.stem}"))
+    assert config.learner.tuned_on is not None
+    assert config.learner.tuned_on[1] == kind
+    assert RunConfig.from_dict(composed(f"learner={file.stem}")).learner.tuned_on is None
+
+
 @pytest.mark.parametrize("name", of_group("learner"))
 def test_every_learner_has_something_to_tune_but_no_more_than_the_others(name: str) -> None:
     search = composed(f"learner={name}")["learner"]["search"] or {}

@@ -233,7 +233,8 @@ def _written(file: Path, learners: Path) -> dict[str, Any]:
         base = learners / group / f"{name.removeprefix('/learner/')}.yaml"
         if (here or group) and base.is_file():
             values |= _written(base, learners)
-    own = {name: value for name, value in content.items() if name not in ("name", "search")}
+    no_values = ("name", "search", "tuned")
+    own = {name: value for name, value in content.items() if name not in no_values}
     return values | own
 
 
@@ -284,11 +285,16 @@ def _chosen_values(small: dict[str, Any], best: Path) -> Iterator[str]:
     if not best.is_file():
         yield f"there is no {'/'.join(best.parts[-4:])} with the chosen values"
         return
+    file = "/".join(best.parts[-4:])
     written = yaml.safe_load(best.read_text(encoding="utf-8"))
     values = small["defaults"] | small["trials"][small["chosen"]]["values"]
-    for name, value in values.items():
-        if written.get(name) != value:
-            yield (
-                f"{'/'.join(best.parts[-4:])} has {name}={written.get(name)}, the chosen trial "
-                f"{value}"
-            )
+    edited = [name for name, value in values.items() if written.get(name) != value]
+    for name in edited:
+        yield f"{file} has {name}={written.get(name)}, the chosen trial {values[name]}"
+    if edited:
+        return
+    # what the notes of tables say of it
+    own = {name: value for name, value in written.items() if name not in ("defaults", "tuned")}
+    told = {"data": small["data"], "kind": best.parent.name, "values": own}
+    if written.get("tuned") != told:
+        yield f"{file} says of itself tuned={written.get('tuned')}, not {told}"

@@ -94,6 +94,7 @@ def source_notes(
         f"Data: {sources[0].data}, {sources[0].split}. "
         f"{part.capitalize()} tasks: {', '.join(tasks)}; "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}).",
+        *tuned_notes(records),
         f"{len(records)} records, code {joined_versions(code)}, "
         f"commit {joined_versions(commit)}, by {' and '.join(commands)}.",
     ]
@@ -101,6 +102,39 @@ def source_notes(
         listed = "; ".join(f"{run_name(record)}: {error_of(record)}" for record in failed)
         notes.append(f"Failed runs, left out: {listed}.")
     return notes
+
+
+def tuned_notes(records: Sequence[Record]) -> list[str]:
+    """Which learners ran with values that tuning chose, and on what it chose them.
+
+    Args:
+        records: finished ones.
+
+    Returns:
+        A sentence; none where no record says that its values were chosen, as older ones do not.
+    """
+    found: dict[str, set[tuple[str, str] | None]] = {}
+    for record in records:
+        found.setdefault(record.learner, set()).add(record.config.learner.tuned_on)
+    chosen = {name: next(iter(where)) for name, where in found.items() if len(where) == 1}
+    places = sorted({where for where in chosen.values() if where is not None})
+    if not places:
+        return []
+    told = []
+    for data, kind in places:
+        own = [name for name in found if chosen.get(name) == (data, kind)]
+        others = [name for name in found if name not in own]
+        but = f"all learners but {_labels(others)}" if others else "all learners"
+        whose = but if len(places) == 1 and len(others) < len(own) else _labels(own)
+        told.append(f"on {data} for {whose} (learner/best/{kind})")
+    return [
+        f"Values were chosen by tuning, on validation: {'; '.join(told)}. "
+        "Where that is not said of a learner, they are those of its configuration or call."
+    ]
+
+
+def _labels(names: Sequence[str]) -> str:
+    return ", ".join(dict.fromkeys(label_of(Variant(name)) for name in names))
 
 
 def _how_tested(results: Results, reference: Variant | None) -> str:

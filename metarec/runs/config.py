@@ -131,14 +131,15 @@ class RunConfig:
             split_checksum: of a split that files give; "" of one that the configuration decides.
 
         Returns:
-            SHA-256 in hexadecimal over this configuration without `experiment` and the `search` of
-            learner and retriever, the checksums and the key.
+            SHA-256 in hexadecimal over this configuration without `experiment` and the `search` and
+            `tuned` of learner and retriever, the checksums and the key.
         """
         content = self.to_dict()
-        del content["experiment"], content["learner"]["search"]
-        evaluation = content["evaluation"]
-        if evaluation["retriever"] is not None:
-            del evaluation["retriever"]["search"]
+        del content["experiment"]
+        for learner in (content["learner"], content["evaluation"]["retriever"]):
+            if learner is not None:
+                del learner["search"]
+                learner.pop("tuned", None)
         for section, kind, names in _LATER:
             for name in names:
                 if content[section][name] == _default(kind, name):

@@ -337,12 +337,15 @@ def _training(record: Record, checkpoint: Checkpoint) -> str:
 
     config, versions = record.config, record.content.get("versions", {})
     arguments = {**config.learner.to_dict()}
-    arguments.pop("search", None)
+    for key in ("search", "tuned"):
+        arguments.pop(key, None)
+    tuned = config.learner.tuned_on
     packages = [name for name in ("python", "metarec", "torch", "jax", "transformers")]
     facts = _bullets(
         {
             "Run": f"`{record.path.name}`",
             "Seed": f"{config.seed} (one seed; the split has its own)",
+            "Values": f"chosen on validation of {tuned[0]}" if tuned else "as configured",
             "BERT": f"`{checkpoint.name}`, SHA-256 of its files `{checkpoint.content_hash}`",
             "Learned": f"{record.content.get('parameters', 0):,} parameters in "
             f"{record.seconds.get('fit', 0.0):,.0f} s on {record.content.get('device')}",

@@ -162,20 +162,31 @@ class LearnerConfig:
         arguments: arguments of the class.
         search: for tuning: argument to the values to try, a list or a range. Not part of a run's
             hash.
+        tuned: where arguments were chosen, as tuning writes it: `data` set, `kind` of episode or
+            protocol, and the `values` that were chosen. Not part of a run's hash.
     """
 
     name: str
     target: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     search: Mapping[str, Any] = field(default_factory=dict)
+    tuned: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         conform(self, "learner")
         check_learner(self.name, self.search, "learner")
+        check_tuned(self.tuned, "learner")
+
+    @property
+    def tuned_on(self) -> tuple[str, str] | None:
+        """Data set and kind of episode, if the arguments are still those that tuning chose."""
+        chosen = self.tuned.get("values", {})
+        kept = all(self.arguments.get(name) == value for name, value in chosen.items())
+        return (self.tuned["data"], self.tuned["kind"]) if self.tuned and kept else None
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], section: str = "learner") -> LearnerConfig:
-        """Takes name, _target_ and search; all other keys are arguments of the class.
+        """Takes name, _target_, search and tuned; all other keys are arguments of the class.
 
         Args:
             values: by key.
@@ -194,9 +205,11 @@ class LearnerConfig:
                 )
         name, target = rest.pop("name"), rest.pop("_target_")
         search = rest.pop("search", None) or {}
-        values = {"name": name, "target": target, "search": search, "arguments": rest}
+        values = {"name": name, "target": target, "search": search}
+        values |= {"tuned": rest.pop("tuned", None) or {}, "arguments": rest}
         fitting = conformed(values, cls, section)
         check_learner(fitting["name"], fitting["search"], section)
+        check_tuned(fitting["tuned"], section)
         return cls(**fitting)
 
     def to_dict(self) -> dict[str, Any]:
@@ -206,6 +219,7 @@ class LearnerConfig:
             "_target_": self.target,
             **self.arguments,
             "search": dict(self.search),
+            **({"tuned": dict(self.tuned)} if self.tuned else {}),
         }
 
 
@@ -357,6 +371,17 @@ def check_learner(name: str, search: Mapping[str, Any], section: str) -> None:
         )
     for argument, values in search.items():
         domain_of(values, f"{section}.search.{argument}")
+
+
+def check_tuned(tuned: Mapping[str, Any], section: str) -> None:
+    """Raises ConfigError unless what says where a learner was tuned says all of it, or nothing."""
+    wanted = {"data": str, "kind": str, "values": Mapping}
+    fits = tuned.keys() == wanted.keys()
+    if tuned and not (fits and all(isinstance(tuned[key], kind) for key, kind in wanted.items())):
+        raise ConfigError(
+            f"{section}.tuned={dict(tuned)!r}: written by tuning, with the data set, the kind of "
+            "episode and the values that were chosen; leave it out of your own"
+        )
 
 
 def at_least(key: str, value: int, least: int) -> None:

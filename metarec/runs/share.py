@@ -77,6 +77,7 @@ def covers(measured: RunConfig, wanted: RunConfig) -> bool:
 def _without_evaluation(config: RunConfig) -> dict[str, Any]:
     content = config.to_dict()
     del content["experiment"], content["evaluation"], content["learner"]["search"]
+    content["learner"].pop("tuned", None)
     return content
 
 
@@ -93,7 +94,7 @@ def _curve(config: RunConfig) -> tuple[Any, ...]:
 def _ranked(config: RunConfig) -> tuple[Any, ...]:
     """What is ranked, and for how many tasks: the shortlist, who draws it, and the limits."""
     evaluation, retriever = config.evaluation, config.evaluation.retriever
-    drawn_by = None if retriever is None else replace(retriever, search={})
+    drawn_by = None if retriever is None else replace(retriever, search={}, tuned={})
     return evaluation.shortlist, drawn_by, evaluation.tasks, evaluation.look_tasks
 
 

@@ -214,7 +214,8 @@ def _tried(
     results: str | Path,
     progress: bool,
 ) -> Trial:
-    learner = replace(config.learner, arguments={**config.learner.arguments, **values}, search={})
+    arguments = {**config.learner.arguments, **values}
+    learner = replace(config.learner, arguments=arguments, search={}, tuned={})
     trial = replace(
         config,
         learner=learner,

@@ -52,7 +52,8 @@ def write_tuning(tuning: Tuning, episode: str, command: str) -> list[Path]:
     """
     name, settings = tuning.config.learner.name, tuning.settings
     record = Path(settings.paper) / TUNING / episode / f"{name}.json"
-    write_text(record, json.dumps(_summary(tuning, command), indent=1) + "\n")
+    summary = _summary(tuning, command)
+    write_text(record, json.dumps(summary, indent=1) + "\n")
     if not tuning.config.learner.search:
         return [record]
     best = Path(settings.configs) / "learner" / "best" / episode / f"{name}.yaml"
@@ -66,7 +67,9 @@ def write_tuning(tuning: Tuning, episode: str, command: str) -> list[Path]:
         f"{of_default}. All trials:\n# {record.as_posix()}\n"
     )
     # all values that were searched, so that a new default in the YAML changes nothing here
-    text += yaml.safe_dump({**content, **tuning.arguments()}, sort_keys=False)
+    chosen = tuning.arguments()
+    tuned = {"data": summary["data"], "kind": episode, "values": dict(chosen)}
+    text += yaml.safe_dump({**content, **chosen, "tuned": tuned}, sort_keys=False)
     write_text(best, text)
     return [best, record]
 

@@ -79,6 +79,14 @@ def test_a_trial_that_was_chosen_though_another_is_better(tuned: Tuned) -> None:
     assert told in tuned.problems()
 
 
+@pytest.mark.parametrize("key", ["data", "kind", "values"])
+def test_a_configuration_that_says_of_itself_what_is_not_so(tuned: Tuned, key: str) -> None:
+    written = yaml.safe_load(tuned.best.read_text())
+    written["tuned"][key] = {} if key == "values" else "another"
+    tuned.best.write_text(yaml.safe_dump(written))
+    assert "learner/best/binary/walk.yaml says of itself tuned=" in tuned.problems()
+
+
 def test_a_failed_trial_is_not_the_best_of_all(tuned: Tuned) -> None:
     def failed(small: dict[str, Any]) -> None:
         for one in small["trials"][1:]:

@@ -311,6 +311,26 @@ def test_the_note_names_records_code_commit_command_tasks_and_seeds(make_record)
         assert text in notes
 
 
+def test_the_note_says_which_learners_have_values_that_tuning_chose_and_where(make_record):
+    def noted(*learners):
+        records = [
+            make_record(name, arguments={"rate": 0.1, "tuned": tuned} if tuned else None)
+            for name, tuned in learners
+        ]
+        notes = tables_of(records)["main"].notes
+        return next((note for note in notes if note.startswith("Values were chosen")), "")
+
+    tuned = {"data": "tiny", "kind": "binary", "values": {"rate": 0.1}}
+    overridden = {**tuned, "values": {"rate": 0.2}}
+    elsewhere = {**tuned, "data": "other"}
+    assert noted(("ease", None), ("random", None)) == ""
+    of_most = noted(("ease", tuned), ("maml", tuned), ("random", overridden))
+    assert "on tiny for all learners but Random (learner/best/binary)." in of_most
+    assert "on tiny for all learners (learner/best/binary)." in noted(("ease", tuned))
+    of_two = noted(("ease", tuned), ("maml", elsewhere), ("random", None))
+    assert "on other for MAML (learner/best/binary); on tiny for EASE^R (learner/" in of_two
+
+
 def test_a_learner_in_jax_stands_after_its_twin_in_pytorch(make_record):
     records = [make_record(name) for name in ("maml_jax", "prototypical", "maml", "transfer_jax")]
     table = tables_of(records)["main"]

@@ -136,6 +136,33 @@ def test_the_hash_covers_data_and_features_but_neither_experiment_nor_search() -
     assert renamed.hash("data", "features") == name
 
 
+TUNED = {"data": "ml-latest-small", "kind": "binary", "values": {"regularisation": 3.0}}
+
+
+def test_a_run_knows_where_its_values_were_chosen_and_is_named_as_without() -> None:
+    chosen = config_of(learner={**EASE, "regularisation": 3.0, "tuned": TUNED})
+    assert chosen.learner.tuned_on == ("ml-latest-small", "binary")
+    assert "tuned" not in chosen.learner.arguments
+    assert RunConfig.from_dict(chosen.to_dict()) == chosen
+    same = config_of(learner={**EASE, "regularisation": 3.0})
+    assert same.learner.tuned_on is None
+    assert "tuned" not in same.to_dict()["learner"]
+    assert chosen.hash("data", "features") == same.hash("data", "features")
+    drawn = {"shortlist": 100, "retriever": {**RERANK["retriever"], "tuned": TUNED}}
+    assert config_of(evaluation=drawn).hash("", "") == config_of(evaluation=RERANK).hash("", "")
+
+
+def test_values_that_the_call_changed_were_not_chosen_by_tuning() -> None:
+    changed = config_of(learner={**EASE, "regularisation": 4.0, "tuned": TUNED})
+    assert changed.learner.tuned_on is None
+
+
+@pytest.mark.parametrize("tuned", [{"data": "ml-latest-small"}, {**TUNED, "values": 3.0}])
+def test_half_a_statement_of_what_was_tuned_is_an_error(tuned: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=r"learner\.tuned=.*leave it out of your own"):
+        config_of(learner={**EASE, "tuned": tuned})
+
+
 def test_a_retriever_is_a_learner_however_it_is_given() -> None:
     retriever = LearnerConfig("item_knn", "metarec.baselines.knn.ItemKNN", {"neighbours": 20})
     assert config_of(evaluation=RERANK).evaluation.retriever == retriever

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -305,7 +306,9 @@ def test_the_chosen_values_are_written_with_the_record_that_chose_them(
     assert best.read_text().startswith("# walk")
     values = yaml.safe_load(best.read_text())
     assert values.pop("defaults") == ["/learner/walk@_here_", "_self_"]
+    tuned = values.pop("tuned")
     assert values == {"rate": 0.1, "inner_steps": 2} | tuning.best.values
+    assert tuned == {"data": "interactions", "kind": "item", "values": values}
     content = json.loads(record.read_text())
     assert content["chosen"] == tuning.chosen
     assert content["defaults"] == {"rate": 0.1, "inner_steps": 2}
@@ -336,9 +339,16 @@ def test_the_written_configuration_makes_the_chosen_trial_again(
     del values["defaults"]
     # the budget changed the steps, so that they belong to what was chosen
     assert values["steps"] == 4
+    tuned = values.pop("tuned")
     again = config.learner.arguments | values
     assert tuning.best.record is not None
     assert again == tuning.best.record.config.learner.arguments
+    # which is tuned once more: its trials are not those of a tuned configuration
+    learner = replace(config.learner, arguments=again, tuned=tuned)
+    assert learner.tuned_on is not None
+    (trial, *_) = tune(replace(config, learner=learner), settings(tmp_path, 2), tmp_path).trials
+    assert trial.record is not None
+    assert trial.record.config.learner.tuned_on is None
 
 
 def test_the_configuration_is_written_last_and_each_file_as_a_whole(
