@@ -23,7 +23,7 @@ from metarec.report.collect import Results, failed_records, finished_records, re
 from metarec.report.console import announce
 from metarec.report.figures import SUFFIXES
 from metarec.report.files import write_bytes, write_text
-from metarec.report.notes import joined_versions
+from metarec.report.notes import joined_versions, tuned_notes
 from metarec.report.provenance import Provenance, provenance_of
 from metarec.report.ranking import Ranking, from_json, ranking_of, to_json
 from metarec.report.ranking_figure import render_ranking
@@ -101,7 +101,8 @@ def rankings_of(
     for own in chosen:
         entrants = entrants_of(own, choice)
         whole = f"{name}_{_slug(own[0].name)}" if blocks == "tasks" else name
-        sources = _sources(own, entrants)
+        ranked = _ranked(own, entrants)
+        sources = _sources(ranked)
         rankings.append(
             ranking_of(
                 entrants,
@@ -109,7 +110,7 @@ def rankings_of(
                 choice.metric,
                 blocks == "tasks",
                 test,
-                _source_notes(entrants, sources),
+                _source_notes(entrants, ranked, sources),
                 [asdict(source) for source in sources],
             )
         )
@@ -137,14 +138,14 @@ def publish(rankings: Sequence[Ranking], paper: Path, console: Console | None = 
     return written
 
 
-def _sources(measured: Sequence[Measured], entrants: Entrants) -> list[Provenance]:
-    """Where the ranks come from, a data set, kind of task and feedback each."""
+def _ranked(measured: Sequence[Measured], entrants: Entrants) -> list[Results]:
+    """The runs that are ranked, a data set, kind of task and feedback each."""
     every: list[Results] = []
     for one in measured:
         if not any(one.results is other for other in every):
             every.append(one.results)
     ranked = {variant.learner for variant in entrants.variants}
-    own = [
+    return [
         replace(
             results,
             records=tuple(record for record in results.records if record.learner in ranked),
@@ -152,15 +153,21 @@ def _sources(measured: Sequence[Measured], entrants: Entrants) -> list[Provenanc
         for results in every
         if any(record.learner in ranked for record in results.records)
     ]
-    found = [provenance_of(results) for results in own]
-    folders = {"/".join(record.path.parts[-3:-1]) for one in own for record in one.records}
+
+
+def _sources(ranked: Sequence[Results]) -> list[Provenance]:
+    """Where the ranks come from, a data set, kind of task and feedback each."""
+    found = [provenance_of(results) for results in ranked]
+    folders = {"/".join(record.path.parts[-3:-1]) for one in ranked for record in one.records}
     mixed = len({version for source in found for version in source.code}) > 1
-    flags = f"{every[0].flags}{' --allow-mixed-versions' if mixed else ''}"
+    flags = f"{ranked[0].flags}{' --allow-mixed-versions' if mixed else ''}"
     command = " ".join(part for part in (f"python -m {_MODULE}", *sorted(folders), flags) if part)
     return [replace(source, command=command) for source in found]
 
 
-def _source_notes(entrants: Entrants, sources: Sequence[Provenance]) -> list[str]:
+def _source_notes(
+    entrants: Entrants, ranked: Sequence[Results], sources: Sequence[Provenance]
+) -> list[str]:
     """Data, tasks, seeds, records and command."""
     data = dict.fromkeys(f"{source.data}, {source.split}" for source in sources)
     runs = sum(len(names) for source in sources for names in source.runs.values())
@@ -173,6 +180,7 @@ def _source_notes(entrants: Entrants, sources: Sequence[Provenance]) -> list[str
     commands = " and ".join(dict.fromkeys(source.command for source in sources))
     return [
         f"Data: {'; '.join(data)}. Test tasks: {tasks}.",
+        *tuned_notes(record for results in ranked for record in results.records),
         f"{runs} records, code {joined_versions(code)}, commit {joined_versions(commits)}, by "
         f"{commands}.",
     ]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from metarec.report.cells import Column
-from metarec.report.collect import Results, error_of, run_name
+from metarec.report.collect import Results, dataset_of, error_of, run_name
 from metarec.report.labels import BASELINE_GROUPS, Variant, group_of, label_of, regime_label
 from metarec.report.provenance import provenance_of
 from metarec.report.selection import RESAMPLES
@@ -104,8 +104,10 @@ def source_notes(
     return notes
 
 
-def tuned_notes(records: Sequence[Record]) -> list[str]:
+def tuned_notes(records: Iterable[Record]) -> list[str]:
     """Which learners ran with values that tuning chose, and on what it chose them.
+
+    A learner of several data sets or kinds of task is looked at in each by itself.
 
     Args:
         records: finished ones.
@@ -113,28 +115,32 @@ def tuned_notes(records: Sequence[Record]) -> list[str]:
     Returns:
         A sentence; none where no record says that its values were chosen, as older ones do not.
     """
-    found: dict[str, set[tuple[str, str] | None]] = {}
+    runs: dict[tuple[str, str], dict[str, list[tuple[str, str] | None]]] = {}
     for record in records:
-        found.setdefault(record.learner, set()).add(record.config.learner.tuned_on)
-    chosen = {name: next(iter(where)) for name, where in found.items() if len(where) == 1}
-    places = sorted({where for where in chosen.values() if where is not None})
-    if not places:
-        return []
+        own = runs.setdefault((dataset_of([record]), record.config.episode.task), {})
+        own.setdefault(record.learner, []).append(record.config.learner.tuned_on)
     told = []
-    for data, kind in places:
-        own = [name for name in found if chosen.get(name) == (data, kind)]
-        others = [name for name in found if name not in own]
-        but = f"all learners but {_labels(others)}" if others else "all learners"
-        whose = but if len(places) == 1 and len(others) < len(own) else _labels(own)
-        told.append(f"on {data} for {whose} (learner/best/{kind})")
-    return [
-        f"Values were chosen by tuning, on validation: {'; '.join(told)}. "
-        "Where that is not said of a learner, they are those of its configuration or call."
-    ]
+    for (data, task), found in sorted(runs.items()):
+        where = f"{data}, {task} tasks: " if len(runs) > 1 else ""
+        for place in sorted({one for tuned in found.values() for one in tuned if one is not None}):
+            told.append(f"{where}{_chosen_at(place, found)}")
+    if not told:
+        return []
+    return [f"Tuning chose values {'; '.join(told)}. The records of others name no such tuning."]
 
 
-def _labels(names: Sequence[str]) -> str:
-    return ", ".join(dict.fromkeys(label_of(Variant(name)) for name in names))
+def _chosen_at(
+    place: tuple[str, str], found: Mapping[str, Sequence[tuple[str, str] | None]]
+) -> str:
+    """Whose values were chosen there: by their configurations' names, as labels hold commas."""
+    data, kind = place
+    whole = [name for name, tuned in found.items() if set(tuned) == {place}]
+    part = [f"{name} (some runs)" for name, tuned in found.items() if {place} < set(tuned)]
+    rest = [name for name, tuned in found.items() if place not in tuned]
+    named = ", ".join([*whole, *part])
+    if not part and len(rest) < len(whole):
+        named = f"all learners but {', '.join(rest)}" if rest else "all learners"
+    return f"on validation of {data} (learner=best/{kind}/…) for {named}"
 
 
 def _how_tested(results: Results, reference: Variant | None) -> str:

@@ -17,7 +17,7 @@ from metarec.report.cells import (
 )
 from metarec.report.collect import Results, error_of, run_name, subset
 from metarec.report.labels import REGIME_LABELS, metric_label, regime_label
-from metarec.report.notes import joined_versions, notes_of, source_notes
+from metarec.report.notes import joined_versions, notes_of, source_notes, tuned_notes
 from metarec.report.sweeps_points import Point, common, provenances, regimes_in, variants_in
 from metarec.report.table import Cell, Row, Section, Table
 
@@ -200,6 +200,7 @@ def sources_of(points: Sequence[Point], regimes: Sequence[str]) -> list[str]:
         f"Data: {sources[0].data}. Test tasks, and mean candidates of one: {tasks}. "
         f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''} ({', '.join(map(str, seeds))}), which "
         "share each split: the intervals are those of other tasks, not of other cold items.",
+        *tuned_notes(records),
         f"{len(records)} records, code {joined_versions(code)}, commit {joined_versions(commit)}, "
         f"by {' and '.join(commands)}.",
     ]

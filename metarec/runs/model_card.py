@@ -345,7 +345,7 @@ def _training(record: Record, checkpoint: Checkpoint) -> str:
         {
             "Run": f"`{record.path.name}`",
             "Seed": f"{config.seed} (one seed; the split has its own)",
-            "Values": f"chosen on validation of {tuned[0]}" if tuned else "as configured",
+            **({"Values": f"chosen by tuning on validation of {tuned[0]}"} if tuned else {}),
             "BERT": f"`{checkpoint.name}`, SHA-256 of its files `{checkpoint.content_hash}`",
             "Learned": f"{record.content.get('parameters', 0):,} parameters in "
             f"{record.seconds.get('fit', 0.0):,.0f} s on {record.content.get('device')}",

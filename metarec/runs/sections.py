@@ -376,7 +376,7 @@ def check_learner(name: str, search: Mapping[str, Any], section: str) -> None:
 def check_tuned(tuned: Mapping[str, Any], section: str) -> None:
     """Raises ConfigError unless what says where a learner was tuned says all of it, or nothing."""
     wanted = {"data": str, "kind": str, "values": Mapping}
-    fits = tuned.keys() == wanted.keys()
+    fits = tuned.keys() == wanted.keys() and bool(tuned["values"])
     if tuned and not (fits and all(isinstance(tuned[key], kind) for key, kind in wanted.items())):
         raise ConfigError(
             f"{section}.tuned={dict(tuned)!r}: written by tuning, with the data set, the kind of "

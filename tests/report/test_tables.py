@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -312,23 +314,46 @@ def test_the_note_names_records_code_commit_command_tasks_and_seeds(make_record)
 
 
 def test_the_note_says_which_learners_have_values_that_tuning_chose_and_where(make_record):
-    def noted(*learners):
+    def noted(*learners, table="main", kinds=("user",), seeds=(0,)):
         records = [
-            make_record(name, arguments={"rate": 0.1, "tuned": tuned} if tuned else None)
+            make_record(
+                name,
+                kind=kind,
+                seed=seed,
+                shots=(0, 10),
+                without_steps=0.1 if name in ("maml", "transfer") else None,
+                arguments={"rate": 0.1, "tuned": {**tuned, "kind": kind}} if tuned else None,
+            )
             for name, tuned in learners
+            for kind in kinds
+            for seed in seeds
         ]
-        notes = tables_of(records)["main"].notes
-        return next((note for note in notes if note.startswith("Values were chosen")), "")
+        notes = tables_of(records)[table].notes
+        return next((note for note in notes if note.startswith("Tuning chose")), "")
 
-    tuned = {"data": "tiny", "kind": "binary", "values": {"rate": 0.1}}
+    tuned = {"data": "tiny", "values": {"rate": 0.1}}
     overridden = {**tuned, "values": {"rate": 0.2}}
     elsewhere = {**tuned, "data": "other"}
     assert noted(("ease", None), ("random", None)) == ""
-    of_most = noted(("ease", tuned), ("maml", tuned), ("random", overridden))
-    assert "on tiny for all learners but Random (learner/best/binary)." in of_most
-    assert "on tiny for all learners (learner/best/binary)." in noted(("ease", tuned))
+    assert noted(("ease", tuned), ("maml", tuned), ("random", overridden)).startswith(
+        "Tuning chose values on validation of tiny (learner=best/user/…) for all learners but "
+        "random. The records of others name no such tuning."
+    )
+    assert "best/user/…) for all learners. " in noted(("ease", tuned))
     of_two = noted(("ease", tuned), ("maml", elsewhere), ("random", None))
-    assert "on other for MAML (learner/best/binary); on tiny for EASE^R (learner/" in of_two
+    on_other = "on validation of other (learner=best/user/…) for maml"
+    assert f"{on_other}; on validation of tiny (learner=best/user/…) for ease. " in of_two
+    pair = noted(
+        ("maml", tuned),
+        ("transfer", None),
+        table="meta_minus_transfer",
+        kinds=("user", "item"),
+        seeds=(0, 1),
+    )
+    of_items, of_users = re.findall(r"[^ ]+, (\w+) tasks: on validation of tiny \(([^)]*)\)", pair)
+    assert of_items == ("item", "learner=best/item/…")
+    assert of_users == ("user", "learner=best/user/…")
+    assert pair.count("for maml") == 2
 
 
 def test_a_learner_in_jax_stands_after_its_twin_in_pytorch(make_record):

@@ -157,7 +157,9 @@ def test_values_that_the_call_changed_were_not_chosen_by_tuning() -> None:
     assert changed.learner.tuned_on is None
 
 
-@pytest.mark.parametrize("tuned", [{"data": "ml-latest-small"}, {**TUNED, "values": 3.0}])
+@pytest.mark.parametrize(
+    "tuned", [{"data": "ml-latest-small"}, TUNED | {"values": 3.0}, TUNED | {"values": {}}]
+)
 def test_half_a_statement_of_what_was_tuned_is_an_error(tuned: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=r"learner\.tuned=.*leave it out of your own"):
         config_of(learner={**EASE, "tuned": tuned})

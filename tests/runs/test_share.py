@@ -16,6 +16,7 @@ Make = Callable[..., RunConfig]
 WITHOUT_CURVE = {"k_curve": []}
 KNN = {"name": "item_knn", "_target_": "metarec.baselines.knn.ItemKNN"}
 RERANK = {"shortlist": 10, "retriever": KNN}
+TUNED = {"data": "tiny", "kind": "binary", "values": {"neighbours": 50}}
 
 
 def run_in(tmp_path: Path, config: RunConfig, experiment: str, **options: Any) -> Any:
@@ -106,6 +107,7 @@ def test_a_failed_run_is_not_taken_over_and_gives_way_to_a_copy(
         (RERANK, RERANK | {"shortlist": 20}, False),
         (RERANK, RERANK | {"retriever": KNN | {"neighbours": 5}}, False),
         (RERANK, RERANK | {"retriever": KNN | {"search": {"neighbours": [5]}}}, True),
+        (RERANK, RERANK | {"retriever": KNN | {"tuned": TUNED}}, True),
         ({}, {"tasks": 4}, False),
         ({"tasks": 4}, {}, False),
         ({"tasks": 4}, WITHOUT_CURVE | {"tasks": 4}, True),
@@ -120,6 +122,12 @@ def test_a_run_covers_what_it_has_measured(
     make_config: Make, have: dict[str, Any], want: dict[str, Any], enough: bool
 ) -> None:
     assert covers(make_config(evaluation=have), make_config(evaluation=want)) == enough
+
+
+def test_where_values_were_tuned_makes_no_other_run(make_config: Make) -> None:
+    plain, tuned = make_config(), make_config(arguments={"tuned": TUNED})
+    assert covers(plain, tuned)
+    assert covers(tuned, plain)
 
 
 @pytest.mark.parametrize(
