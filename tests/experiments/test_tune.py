@@ -28,7 +28,9 @@ def test_tuning_writes_the_best_values_the_record_that_chose_them_and_a_table(
     folder = tmp_path / "configs/learner/best/binary"
     best = yaml.safe_load((folder / "item_knn.yaml").read_text())
     assert best.pop("defaults") == ["/learner/item_knn@_here_", "_self_"]
+    tuned = best.pop("tuned")
     assert best.keys() == {"neighbours", "shrinkage", "dislike_weight", "prior_weight"}
+    assert tuned == {"data": "interactions", "kind": "binary", "values": best}
     file = tmp_path / "paper/records/tuning/binary/item_knn.json"
     first = json.loads(file.read_text())
     assert len(first["trials"]) == 3
