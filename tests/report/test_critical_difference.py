@@ -209,6 +209,21 @@ def test_what_a_general_reader_read_is_called_by_its_own_name(make_record):
     assert "ml-100k, split by seed 0" in " ".join(ranking.notes)
 
 
+def test_a_ranking_says_of_each_data_set_whose_values_tuning_chose(make_record):
+    given = {"regimes": ("user_cold",), "shots": ()}
+    found = []
+    for data in ("ml-100k", "ml-1m"):
+        tuned = {"data": data, "kind": "binary", "values": {"rate": 0.1}}
+        for name, quality in THREE:
+            arguments = {"rate": 0.1, "tuned": tuned} if name == "ease" else {"rate": 0.1}
+            read = {"data": {"name": data}, "more": {"dataset": data}}
+            found.append(make_record(name, quality, arguments=arguments, **read, **given))
+    notes = " ".join(ranked(found)[0].notes)
+    for data in ("ml-100k", "ml-1m"):
+        told = f"{data}, user tasks: on validation of {data} (learner=best/binary/…) for ease"
+        assert told in notes
+
+
 def test_the_order_of_the_records_changes_nothing(records):
     assert ranked(records) == ranked(records[::-1])
     assert ranked(records, "tasks") == ranked(records[::-1], "tasks")

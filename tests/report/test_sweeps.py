@@ -150,6 +150,19 @@ def test_over_k_the_learners_that_were_measured_there_stand_with_chance_and_0_st
     assert "at K = 0 it is empty" in table.notes[0]
 
 
+def test_a_table_of_several_settings_says_whose_values_tuning_chose(make):
+    tuned = {"data": "tiny", "kind": "binary", "values": {"rate": 0.1}}
+    chosen = {"arguments": {"representation": "text", "rate": 0.1, "tuned": tuned}}
+    records = [
+        make(name, quality, share=share, **given)
+        for name, quality, given in (("ease", 0.3, {}), ("maml", 0.4, chosen))
+        for share in (0.1, 0.2)
+    ]
+    table, _ = shares_tables(sweeps_of(records).shares)
+    told = "Tuning chose values on validation of tiny (learner=best/binary/…) for maml."
+    assert told in " ".join(table.notes)
+
+
 def test_shares_stand_side_by_side_in_every_regime_and_are_said_to_be_no_one_test(make):
     records = [
         make(name, quality, share=share)
