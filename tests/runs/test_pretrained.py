@@ -142,6 +142,18 @@ def test_the_card_says_where_it_is_from_and_names_no_folder(record: Record, tmp_
     assert "Harbour" not in card.text
 
 
+def test_the_card_says_on_what_values_were_tuned_where_the_record_does(
+    make_text: Make, tmp_path: Path
+) -> None:
+    values = {"data": "elsewhere", "kind": "binary", "values": {"steps": 2}}
+    for tuned in ({}, values):
+        config = make_text(arguments={**BERT, "tuned": tuned})
+        card = pretrained(run(config, tmp_path / f"results-{bool(tuned)}")).card
+        assert ("chosen by tuning on validation of elsewhere" in card) == bool(tuned)
+        # it is no argument of the class
+        assert "tuned:" not in card
+
+
 @pytest.mark.parametrize("feedback", ["binary", "rating", "implicit"])
 def test_the_example_of_the_card_runs(
     make_text: Make, feedback: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
