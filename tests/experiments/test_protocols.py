@@ -180,7 +180,7 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
                 *(f"plan.files.{key}={tmp_path / name}" for key, name in given.items()),
                 "plan.learners=[item_mean,als]",
                 "plan.stages.melu.learners=[item_mean]",
-                "plan.protocols=[recbole_metarec,recbole_metarec_ml_1m,melu,tanp,mamo]",
+                "plan.protocols=[recbole_metarec,recbole_metarec_ml_1m,melu,tanp,mamo,mamo_ml_100k]",
             ]
         )
         runs = plan.runs()
@@ -192,6 +192,7 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
         "melu": 5,
         "tanp": 5,
         "mamo": 5,
+        "mamo_ml_100k": 10,
     }
     assert [(one.split.seed, one.seed) for one in runs["recbole_metarec_splits"]] == [
         (seed, seed) for seed in range(20)
@@ -204,6 +205,7 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
         "melu": (str(tmp_path / "ml-1m"), str(tmp_path / "states")),
         "tanp": (str(tmp_path / "ml-1m"), None),
         "mamo": (str(tmp_path / "ml-1m"), None),
+        "mamo_ml_100k": (str(tmp_path / "ml-100k"), None),
     }
     assert first["recbole_metarec_published"].split.method == "recbole_metarec"
     assert first["mamo"].episode.order == "time"

@@ -321,8 +321,17 @@ def test_a_data_set_that_has_tables_apart_is_never_pooled_with_others(splits, re
     other = [
         recbole(learner, 0.7, split=0, data={"name": "ml-1m"}) for learner in ("item_mean", "maml")
     ]
+    mamo = {"name": "mamo", "history": [20, 100], "support": 15, "query": 5}
+    other += [
+        recbole(learner, 0.7, split=0, protocol=mamo, data={"name": name})
+        for learner in ("item_mean", "maml")
+        for name in ("ml-1m", "recbole")
+    ]
     names = [table.name for study in studies_of([*splits, *other]) for table in tables_of(study)]
-    assert names == ["protocol_recbole_metarec_splits", "protocol_recbole_metarec_ml_1m"]
+    assert names == [
+        *("protocol_recbole_metarec_splits", "protocol_recbole_metarec_ml_1m"),
+        *("protocol_mamo", "protocol_mamo_ml_100k"),
+    ]
 
 
 def test_failed_runs_have_a_row_that_says_so(splits, recbole):
