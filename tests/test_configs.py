@@ -34,6 +34,7 @@ OF_SCRIPTS = ("results", "progress", "plan", "tuning", "speed")
 # Configurations of a class that another one describes: name to the other, and what they change of
 # it; `...` is any other value.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "item_mean_unshrunk": ("item_mean", {"shrinkage": 0.0, "task_shrinkage": 0.0}),
     "maml_learn2learn": ("maml", {"engine": "learn2learn"}),
     "fomaml": ("maml", {"first_order": True}),
     "maml_item_only": ("maml", {"scorer": "mlp_item"}),
@@ -56,7 +57,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # It takes the values that were tuned for the other.
 TUNED_BY_ANOTHER = ("maml_learn2learn",)
-NOTHING_TO_TUNE = ("random",)
+NOTHING_TO_TUNE = ("random", "item_mean_unshrunk")
 # Whose BERT is transformers', with peft's parts.
 IN_PYTORCH_ONLY = ("bert_maml", "bert_maml_cross", "bert_transfer", "bert_transfer_cross")
 

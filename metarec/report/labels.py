@@ -63,6 +63,7 @@ _LEARNERS: dict[str, tuple[str, str]] = {
     "random": ("Floor", "Random"),
     "popularity": ("Floor", "Popularity"),
     "item_mean": ("Floor", "Item mean"),
+    "item_mean_unshrunk": ("Floor", "Item mean, unshrunk"),
     "item_knn": ("Collaborative", "Item-kNN"),
     "ease": ("Collaborative", "EASE^R"),
     "als": ("Collaborative", "ALS"),

@@ -66,6 +66,12 @@ LEARNERS: list[tuple[str, Callable[..., Learner], tuple[str, ...], tuple[str, ..
     ("popularity", baselines.Popularity, BOTH, ANY),
     ("popularity_all", lambda: baselines.Popularity(of="all"), BOTH, ANY),
     ("item_mean", baselines.ItemMean, BOTH, ("rating", "binary")),
+    (
+        "item_mean_unshrunk",
+        lambda: baselines.ItemMean(shrinkage=0.0, task_shrinkage=0.0),
+        BOTH,
+        ("rating", "binary"),
+    ),
     ("item_knn", lambda: baselines.ItemKNN(neighbours=5, dislike_weight=0.3), BOTH, ANY),
     ("item_knn_all", lambda: baselines.ItemKNN(neighbours=None, centre="task"), BOTH, ANY),
     ("ease", lambda: baselines.EASE(regularisation=5.0), BOTH, ANY),

@@ -139,7 +139,7 @@ def test_figures_of_others_stand_above_our_own_on_the_same_split(recbole):
         ]
         assert not any(cell.interval for cell in shown.values())
     chance = row_of(table, "Chance")
-    assert [cell.value for cell in chance.values()] == [".500", ".500", ".704", "–"]
+    assert [cell.value for cell in chance.values()] == [".500", ".500", ".704", "–", "–", "–"]
     means = pd.concat([values_of(record) for record in records]).groupby(level="task").mean()
     assert row_of(table, "Item mean")["P@5"].estimate.mean == pytest.approx(means.mean())
     assert row_of(table, "Item mean")["P@5"].mark == "†"
@@ -307,7 +307,7 @@ def test_files_are_the_same_in_any_order_and_each_figure_follows_from_its_record
     assert len(source["runs"]["maml"]) == 2
     rows = [dict(zip(content["columns"], row, strict=True)) for row in content["rows"]]
     differences = [row for row in rows if row["learner"] == "maml - item_mean"]
-    assert {row["metric"] for row in differences} == {P5, "best_rated/ndcg@5"}
+    assert {row["metric"] for row in differences} == {P5, "best_rated/ndcg@5", "best_rated/mrr@5"}
     assert all(row["wins"] + row["ties"] + row["losses"] == 30 for row in differences)
 
 
@@ -337,7 +337,7 @@ def test_a_data_set_that_has_tables_apart_is_never_pooled_with_others(splits, re
 def test_failed_runs_have_a_row_that_says_so(splits, recbole):
     failed = recbole("tanp", split=0, error="LearnerError: the loss is NaN")
     table = only_table([*splits, failed])
-    assert [cell.value for cell in row_of(table, "TaNP (failed)").values()] == ["–"] * 5
+    assert [cell.value for cell in row_of(table, "TaNP (failed)").values()] == ["–"] * 6
     assert "the loss is NaN" in " ".join(table.notes)
 
 
