@@ -6,10 +6,10 @@
     python experiments/paper.py plan.seeds=[0] 'plan.learners=[popularity,ease]' results=/tmp/r \
       plan.paper=/tmp/p plan.configs=null
 
-The plan is `configs/experiment/paper.yaml`, or `paper_full.yaml`, or that of another data set,
-`main_ml_1m.yaml` or `main_online_retail.yaml`; overrides go to it and to every run. What is
-finished is skipped, so that an interrupted call goes on; seed by seed, so that the first is soon
-complete.
+The plan is `configs/experiment/paper.yaml`, or `paper_full.yaml`, or that of the main table of one
+data set, `main_ml_latest_small.yaml`, `main_ml_1m.yaml` or `main_online_retail.yaml`; overrides go
+to it and to every run. What is finished is skipped, so that an interrupted call goes on; seed by
+seed, so that the first is soon complete.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def main(arguments: list[str]) -> int:
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         settings = checked_plan(
             composed, overrides, ["tables"],
-            "has no plan; choose paper or paper_full, or that of another data set, main_ml_1m or "
-            "main_online_retail",
+            "has no plan; choose paper or paper_full, or that of one data set: "
+            "main_ml_latest_small, main_ml_1m or main_online_retail",
         )  # fmt: skip
         planned = list(plan(settings["plan"], overrides))
     encode(planned)

@@ -23,7 +23,7 @@ from typing import Any
 import yaml
 
 from metarec.data import Dataset, load_dataset
-from metarec.data.registry import DATASETS
+from metarec.data.registry import DATASETS, Card
 from metarec.errors import ConfigError, MetarecError, SplitError, did_you_mean
 from metarec.learner import Feedback
 from metarec.report.data_stated import NOT_MEASURED, OF_ANY, needed_options, stated_card
@@ -93,16 +93,24 @@ def _head(data: Dataset, name: str, command: str) -> str:
         "Terms": card.licence if known else data.licence,
         "Stated size": card.size if known else "",
         "How to get it": how_to_get(card) if known else "",
-        "Read as": "" if name == card.name else f"`load_dataset({name!r}, …)`",
+        "Read as": _read_as(name, card),
         "Checksum": f"`{data.checksum}` (SHA-256 of the data set as read)",
         "Card": f"made by `{command}`, never by hand" if command else "",
     }
     return facts_section(facts)
 
 
+def _read_as(name: str, card: Card) -> str:
+    """By what name it is loaded, where that is not its own."""
+    if name == card.name:
+        return ""
+    others = "; sizes and checksum are those of the files that were read, not of the publisher's"
+    return f"`load_dataset({name!r}, …)`" + ("" if card.name in OF_ANY else others)
+
+
 def _in_time(data: Dataset, k_shot: int, feedback: Feedback, threshold: float | None) -> list[str]:
     if data.times is None:
-        return ["There are no times, so that it cannot be split in time."]
+        return ["The files that were read have no times, so that they cannot be split in time."]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:

@@ -53,7 +53,7 @@ def sizes_section(data: Dataset, feedback: Feedback, threshold: float | None) ->
     else:
         facts.append("- implicit feedback: every interaction counts as liked")
     if sizes.first is None:
-        facts.append("- no times")
+        facts.append("- no times in the files that were read")
     else:
         facts.append(
             f"- from {sizes.first} to {sizes.last}; {_percent(sizes.within_a_day)} of the users "

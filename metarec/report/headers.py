@@ -20,6 +20,7 @@ NOTHING = "not yet."
 WIDTH = 100
 
 MAE = "rated/mae"
+P5 = "best_rated/precision@5"
 
 # The first of these that knows a learner is named: the most seeds first, user tasks first, and what
 # predicts ratings alone by the protocol that measures these.
@@ -28,6 +29,7 @@ _SOURCES = (
     *(("family_items", "item"), ("item_tasks", "item")),
     ("what_to_adapt", "reranking"),
     ("protocol_melu", "rating"),
+    ("protocol_recbole_metarec_splits", "order"),
     ("hybrid", "states"),
 )
 _REGIMES = {
@@ -35,9 +37,13 @@ _REGIMES = {
     "item": ("item_cold",),
     "reranking": ("user_cold",),
     "rating": ("user_cold", "both_cold"),
+    "order": ("user_cold",),
     "states": ("user_cold",),
 }
-_METRICS = {kind: MAE if kind == "rating" else PRIMARY for kind in _REGIMES}
+_METRICS = dict.fromkeys(_REGIMES, PRIMARY) | {"rating": MAE, "order": P5}
+_TUNED = {"user": "binary", "item": "item", "rating": "rating", "order": "rating"}
+"""Whose values were measured, where tuning has written them: the folders in `learner/best/`."""
+
 ADAPTED = "last_n"
 """What of a BERT adapts where a configuration does not say otherwise."""
 
@@ -58,7 +64,7 @@ def replace_measured(configs: Path, paper: Path) -> list[Path]:
     changed = []
     for file in files:
         text = file.read_text(encoding="utf-8")
-        updated = with_measured(text, measured(file.stem, records, paper))
+        updated = with_measured(text, measured(file.stem, records, paper, configs))
         if updated != text:
             changed.append(write_text(file, updated))
     return changed
@@ -82,7 +88,9 @@ def small_records(paper: Path) -> dict[str, Any]:
     return found
 
 
-def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
+def measured(
+    learner: str, records: Mapping[str, Any], paper: Path, configs: Path | None = None
+) -> str:
     """What the header of a learner says, such as `nDCG@10 user_cold .267, K=10, 3 seeds (…)`.
 
     A protocol has shots of its own, as many as a user's history leaves, so that its K is not said.
@@ -92,6 +100,8 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
         learner: its name.
         records: as `small_records` gives them.
         paper: the paper's folder, by whose name the record is called.
+        configs: the folder of the configurations: the choice of the learner that was measured is
+            named where tuning has written one there.
     """
     for name, kind in _SOURCES:
         if name not in records:
@@ -106,10 +116,14 @@ def measured(learner: str, records: Mapping[str, Any], paper: Path) -> str:
             for regime, figure in shown.items()
         )
         k_shot, seeds = next((one.k_shot, one.seeds) for one in shown.values())
-        how = name.replace("_", "=", 1) if kind == "rating" else f"K={k_shot}"
+        by_protocol = name.removesuffix("_splits").replace("_", "=", 1)
+        how = by_protocol if kind in ("rating", "order") else f"K={k_shot}"
         how += ", MovieLens-1M, split=melu" if kind == "states" else ""
         how += f", adapted={ADAPTED}, reranking" if kind == "reranking" else ""
-        fits = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        fits = f"{seeds} {'split' if kind == 'order' else 'seed'}{'s' if seeds > 1 else ''}"
+        best = f"best/{_TUNED.get(kind)}/{learner}"
+        if configs is not None and (configs / "learner" / f"{best}.yaml").is_file():
+            fits += f", as learner={best}"
         return (
             f"{metric_label(_METRICS[kind])} {values}, {how}, {fits} "
             f"({paper.resolve().name}/records/{name}.json)."

@@ -202,7 +202,7 @@ TABLES: Mapping[tuple[str, ...], tuple[Shown, ...]] = {
             differences=_MAMO[:1],
         ),
     ),
-    ("mamo", "seed", "recbole"): (
+    ("mamo", "seed", "ml-100k"): (
         Shown(
             "protocol_mamo_ml_100k",
             "MAMO’s protocol on random splits of MovieLens-100K: five ratings of new users from "

@@ -180,5 +180,5 @@ def _key(record: Record) -> tuple[str, ...]:
     config = record.config
     assert config.protocol is not None
     key = config.protocol.name, config.split.method
-    apart = (*key, config.data.name)
+    apart = (*key, record.dataset)
     return apart if apart in TABLES else key

@@ -16,13 +16,13 @@ LEARNERS = sorted((ROOT / "configs" / "learner").glob("*.yaml"))
 
 HEADER = "# MAML.\n#\n#   python x\n#\n# A paper.\n{}\nname: maml # Measured: never\n"
 MEASURED = re.compile(
-    r"# Measured: (?P<metric>nDCG@10|MAE) (?P<values>[a-z_ .0-9,]+), "
+    r"# Measured: (?P<metric>nDCG@10|MAE|P@5) (?P<values>[a-z_ .0-9,]+), "
     r"(?:K=(?P<k>\d+)|protocol=\w+), (?:adapted=(?P<adapted>\w+), reranking, )?"
     r"(?:MovieLens-1M, split=melu, )?"
-    r"(?P<seeds>\d+) seeds? "
+    r"(?P<seeds>\d+) (?:seed|split)s?(?P<best>, as learner=best/\w+/\w+)? "
     r"\(paper/records/(?P<record>\w+)\.json\)\."
 )
-METRICS = {"nDCG@10": "catalogue/ndcg@10", "MAE": "rated/mae"}
+METRICS = {"nDCG@10": "catalogue/ndcg@10", "MAE": "rated/mae", "P@5": "best_rated/precision@5"}
 
 
 def entry_of(text: str) -> str:
@@ -44,6 +44,12 @@ def test_every_learner_says_what_was_measured_as_the_record_has_it(file: Path) -
         return
     found = MEASURED.fullmatch(entry)
     assert found is not None, entry
+    # what was tuned was measured with the values of tuning
+    kind = {"family_items": "item", "item_tasks": "item"}.get(found["record"], "binary")
+    kind = "rating" if found["record"].startswith("protocol_") else kind
+    best = f"best/{kind}/{file.stem}"
+    written = (ROOT / "configs" / "learner" / f"{best}.yaml").is_file()
+    assert found["best"] == (f", as learner={best}" if written else None)
     record = json.loads((ROOT / "paper" / "records" / f"{found['record']}.json").read_text())
     rows = [dict(zip(record["columns"], row, strict=True)) for row in record["rows"]]
     for value in found["values"].split(", "):
@@ -94,6 +100,17 @@ def test_a_learner_of_item_tasks_has_its_figure_at_the_most_shots(paper):
 def test_the_family_is_named_before_the_main_table(paper, make_record):
     build_report([make_record("maml", seed=2), make_record("ease", seed=2)], paper, tables="family")
     assert "1 seed (paper/records/family.json)." in measured("maml", small_records(paper), paper)
+
+
+def test_it_is_named_as_what_it_was_measured(paper, tmp_path):
+    records, configs = small_records(paper), tmp_path / "configs"
+    for kind, name in (("binary", "maml"), ("binary", "protocf")):
+        (configs / "learner" / "best" / kind).mkdir(parents=True, exist_ok=True)
+        (configs / "learner" / "best" / kind / f"{name}.yaml").touch()
+    assert "2 seeds, as learner=best/binary/maml (" in measured("maml", records, paper, configs)
+    # of item tasks, whose values are others
+    assert "as learner" not in measured("protocf", records, paper, configs)
+    assert "as learner" not in measured("ease", records, paper, configs)
 
 
 def test_what_no_record_knows_is_not_measured_yet(paper):
