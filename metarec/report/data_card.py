@@ -104,8 +104,10 @@ def _read_as(name: str, card: Card) -> str:
     """By what name it is loaded, where that is not its own."""
     if name == card.name:
         return ""
-    others = "; sizes and checksum are those of the files that were read, not of the publisher's"
-    return f"`load_dataset({name!r}, …)`" + ("" if card.name in OF_ANY else others)
+    return (
+        f"`load_dataset({name!r}, …)`; sizes and checksum are those of the files that were read, "
+        "not of the publisher's"
+    )
 
 
 def _in_time(data: Dataset, k_shot: int, feedback: Feedback, threshold: float | None) -> list[str]:

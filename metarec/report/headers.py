@@ -20,7 +20,6 @@ NOTHING = "not yet."
 WIDTH = 100
 
 MAE = "rated/mae"
-P5 = "best_rated/precision@5"
 
 # The first of these that knows a learner is named: the most seeds first, user tasks first, and what
 # predicts ratings alone by the protocol that measures these.
@@ -29,7 +28,7 @@ _SOURCES = (
     *(("family_items", "item"), ("item_tasks", "item")),
     ("what_to_adapt", "reranking"),
     ("protocol_melu", "rating"),
-    ("protocol_recbole_metarec_splits", "order"),
+    ("protocol_mamo", "rating"),
     ("hybrid", "states"),
 )
 _REGIMES = {
@@ -37,12 +36,11 @@ _REGIMES = {
     "item": ("item_cold",),
     "reranking": ("user_cold",),
     "rating": ("user_cold", "both_cold"),
-    "order": ("user_cold",),
     "states": ("user_cold",),
 }
-_METRICS = dict.fromkeys(_REGIMES, PRIMARY) | {"rating": MAE, "order": P5}
-_TUNED = {"user": "binary", "item": "item", "rating": "rating", "order": "rating"}
-"""Whose values were measured, where tuning has written them: the folders in `learner/best/`."""
+_METRICS = {kind: MAE if kind == "rating" else PRIMARY for kind in _REGIMES}
+_BEST = {"user": "binary", "item": "item", "rating": "rating"}
+"""The folder in `learner/best/` whose learners a source measures, if there is one."""
 
 ADAPTED = "last_n"
 """What of a BERT adapts where a configuration does not say otherwise."""
@@ -100,8 +98,9 @@ def measured(
         learner: its name.
         records: as `small_records` gives them.
         paper: the paper's folder, by whose name the record is called.
-        configs: the folder of the configurations: the choice of the learner that was measured is
-            named where tuning has written one there.
+        configs: the folder of the configurations: the learner is named as the experiments choose
+            it, which is that of `best/` where there is one. What stands there now counts: after
+            tuning anew the tables have to be made anew too.
     """
     for name, kind in _SOURCES:
         if name not in records:
@@ -116,13 +115,12 @@ def measured(
             for regime, figure in shown.items()
         )
         k_shot, seeds = next((one.k_shot, one.seeds) for one in shown.values())
-        by_protocol = name.removesuffix("_splits").replace("_", "=", 1)
-        how = by_protocol if kind in ("rating", "order") else f"K={k_shot}"
+        how = name.replace("_", "=", 1) if kind == "rating" else f"K={k_shot}"
         how += ", MovieLens-1M, split=melu" if kind == "states" else ""
         how += f", adapted={ADAPTED}, reranking" if kind == "reranking" else ""
-        fits = f"{seeds} {'split' if kind == 'order' else 'seed'}{'s' if seeds > 1 else ''}"
-        best = f"best/{_TUNED.get(kind)}/{learner}"
-        if configs is not None and (configs / "learner" / f"{best}.yaml").is_file():
+        fits = f"{seeds} seed{'s' if seeds > 1 else ''}"
+        best = f"best/{_BEST[kind]}/{learner}" if kind in _BEST else None
+        if configs is not None and best and (configs / "learner" / f"{best}.yaml").is_file():
             fits += f", as learner={best}"
         return (
             f"{metric_label(_METRICS[kind])} {values}, {how}, {fits} "

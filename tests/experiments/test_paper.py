@@ -296,7 +296,7 @@ def test_the_plans_of_one_data_set_have_the_keys_and_learners_of_the_paper(
     assert other.plan.learners == [*own, *(["hybrid"] if experiment != "main_ml_1m" else [])]
     # more where a regime has few tasks
     few = experiment == "main_ml_latest_small"
-    assert other.plan.seeds == [0, 1, 2, 3, 4, 5][: 6 if few else 5]
+    assert other.plan.seeds == list(range(6 if few else 5))
     assert other.plan.paper == f"{paper.plan.paper}/{OF_ONE_DATA_SET[experiment][0]}"
     # what headers say was measured is of the data that the values were tuned on
     assert other.plan.configs is None

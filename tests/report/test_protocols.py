@@ -323,9 +323,9 @@ def test_a_data_set_that_has_tables_apart_is_never_pooled_with_others(splits, re
     ]
     mamo = {"name": "mamo", "history": [20, 100], "support": 15, "query": 5}
     other += [
-        recbole(learner, 0.7, split=0, protocol=mamo, data={"name": name})
+        recbole(learner, 0.7, split=0, protocol=mamo, data={"name": reader}, more={"dataset": name})
         for learner in ("item_mean", "maml")
-        for name in ("ml-1m", "ml-100k")
+        for reader, name in (("ml-1m", "ml-1m"), ("recbole", "ml-100k"))
     ]
     names = [table.name for study in studies_of([*splits, *other]) for table in tables_of(study)]
     assert names == [
