@@ -215,6 +215,17 @@ def test_the_plan_names_the_files_of_each_protocol(tmp_path: Path) -> None:
     assert first["melu"].learner.arguments["shrinkage"] == TUNED["shrinkage"]
 
 
+def test_a_data_set_of_ones_own_takes_the_place_of_the_files_of_a_stage(tmp_path: Path) -> None:
+    made: Any = runpy.run_path(str(ROOT / "experiments" / "protocols.py"), run_name="plan")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        own = ["data=ml-100k", f"data.folder={tmp_path}", "plan.learners=[item_mean]"]
+        plan = made["Plan"](["experiment=protocols", *own, "plan.protocols=[mamo_ml_100k]"])
+        (runs,) = plan.runs().values()
+    assert {(one.data.name, one.data.folder) for one in runs} == {("ml-100k", str(tmp_path))}
+    assert [one.split.seed for one in runs] == list(range(10))
+
+
 @pytest.mark.parametrize("times", [None, np.arange(3)])
 def test_shots_are_random_where_the_data_have_no_times_to_order_them_by(
     times: np.ndarray | None, capsys: pytest.CaptureFixture[str]
