@@ -18,6 +18,7 @@ from typing import Any
 from metarec.audit.finding import Finding, fails, undecided
 from metarec.errors import RunError
 from metarec.report.choices_tables import NAME as WHAT_TO_ADAPT
+from metarec.report.provenance import folder_name
 from metarec.report.ranking import from_json
 from metarec.report.ranking_table import ranking_table
 from metarec.report.speed_table import SPEED, cells_of, markdown, note_of, parity_table
@@ -154,7 +155,7 @@ def _rebuilt(paper: Path, words: Sequence[str], places: Mapping[str, Path]) -> I
                 # the records may lie elsewhere than when the table was made
                 text = file.read_text(encoding="utf-8")
                 for word, path in places.items():
-                    text = text.replace("/".join(path.parts[-2:]), word)
+                    text = text.replace(folder_name(path), word)
                 yield _compared(paper / folder / file.name, text)
 
 

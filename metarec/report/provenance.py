@@ -45,11 +45,15 @@ class Provenance:
 
 
 def folder_of(record: Record) -> str:
-    """The folder of a record's experiment below the working directory, as in `results/paper`.
+    """The folder of a record's experiment, as `folder_name` calls it."""
+    return folder_name(record.path.parent)
+
+
+def folder_name(folder: Path) -> str:
+    """What tables call a folder: as it lies below the working directory, as in `results/paper`.
 
     Of one that lies elsewhere the last two parts: what a table says names no machine's folders.
     """
-    folder = record.path.parent
     if folder.is_absolute():
         here = Path.cwd()
         below = folder.is_relative_to(here)

@@ -122,6 +122,15 @@ def test_records_may_lie_elsewhere_than_when_the_table_was_made(
     assert "main.md" in problem(paper, records)
 
 
+def test_records_may_lie_several_folders_below_the_working_directory(
+    publish: Publish, paper: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    records = publish("results/other-data/paper")
+    assert "results/other-data/paper" in (paper / "tables" / "main.md").read_text()
+    assert results(paper, records) == HOLDS
+
+
 def test_a_table_over_two_folders_of_one_name_is_made_again_from_both(
     publish: Publish, paper: Path
 ) -> None:
