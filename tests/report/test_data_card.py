@@ -178,6 +178,13 @@ def test_the_card_of_implicit_feedback_without_text_or_times_says_so(tiny_datase
     assert "made by" not in card
 
 
+def test_a_data_set_that_was_read_from_other_files_than_the_publishers_says_so(tiny_dataset):
+    said = "`load_dataset('recbole', …)`; sizes and checksum are those of the files that were read"
+    assert said in data_card(replace(tiny_dataset, name="ml-100k"), "recbole", k_shot=3)
+    for name, reader in (("ml-100k", "ml-100k"), ("mine", "recbole")):
+        assert "Read as" not in data_card(replace(tiny_dataset, name=name), reader, k_shot=3)
+
+
 def test_regimes_without_a_task_are_named(tiny_dataset):
     card = data_card(tiny_dataset, "csv", k_shot=30)
     assert re.search(r"No task has enough interactions in: .*test both_cold, test item tasks", card)
