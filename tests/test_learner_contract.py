@@ -153,7 +153,9 @@ def test_without_shots_all_users_are_scored_alike(
         score(learner, meta, masked, everything(training)), rel=1e-5, abs=1e-5
     )
     if kind == "user":
-        assert np.array_equal(empty, np.broadcast_to(empty[0], empty.shape))
+        # some processors' matrix products round a row by its place among the others
+        alike = np.broadcast_to(empty[0], empty.shape)
+        assert empty == pytest.approx(alike, rel=1e-5, abs=1e-6)
 
 
 @every_adapting_learner
