@@ -136,10 +136,9 @@ class RunConfig:
         """
         content = self.to_dict()
         del content["experiment"]
-        for learner in (content["learner"], content["evaluation"]["retriever"]):
-            if learner is not None:
-                del learner["search"]
-                learner.pop("tuned", None)
+        content["learner"] = self.learner.what_runs()
+        if self.evaluation.retriever is not None:
+            content["evaluation"]["retriever"] = self.evaluation.retriever.what_runs()
         for section, kind, names in _LATER:
             for name in names:
                 if content[section][name] == _default(kind, name):

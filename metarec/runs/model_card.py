@@ -336,9 +336,7 @@ def _training(record: Record, checkpoint: Checkpoint) -> str:
     import yaml
 
     config, versions = record.config, record.content.get("versions", {})
-    arguments = {**config.learner.to_dict()}
-    for key in ("search", "tuned"):
-        arguments.pop(key, None)
+    arguments = config.learner.what_runs()
     tuned = config.learner.tuned_on
     packages = [name for name in ("python", "metarec", "torch", "jax", "transformers")]
     facts = _bullets(

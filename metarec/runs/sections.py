@@ -215,12 +215,14 @@ class LearnerConfig:
     def to_dict(self) -> dict[str, Any]:
         """The inverse of `from_dict`."""
         return {
-            "name": self.name,
-            "_target_": self.target,
-            **self.arguments,
+            **self.what_runs(),
             "search": dict(self.search),
             **({"tuned": dict(self.tuned)} if self.tuned else {}),
         }
+
+    def what_runs(self) -> dict[str, Any]:
+        """`to_dict` without `search` and `tuned`, which decide nothing of a run."""
+        return {"name": self.name, "_target_": self.target, **self.arguments}
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,9 +75,8 @@ def covers(measured: RunConfig, wanted: RunConfig) -> bool:
 
 def _without_evaluation(config: RunConfig) -> dict[str, Any]:
     content = config.to_dict()
-    del content["experiment"], content["evaluation"], content["learner"]["search"]
-    content["learner"].pop("tuned", None)
-    return content
+    del content["experiment"], content["evaluation"]
+    return content | {"learner": config.learner.what_runs()}
 
 
 def _curve(config: RunConfig) -> tuple[Any, ...]:
@@ -94,7 +92,7 @@ def _curve(config: RunConfig) -> tuple[Any, ...]:
 def _ranked(config: RunConfig) -> tuple[Any, ...]:
     """What is ranked, and for how many tasks: the shortlist, who draws it, and the limits."""
     evaluation, retriever = config.evaluation, config.evaluation.retriever
-    drawn_by = None if retriever is None else replace(retriever, search={}, tuned={})
+    drawn_by = None if retriever is None else retriever.what_runs()
     return evaluation.shortlist, drawn_by, evaluation.tasks, evaluation.look_tasks
 
 
