@@ -366,7 +366,7 @@ def _agrees(text: str, row: Mapping[str, Any], bare: bool = False) -> bool:
         row: of the small record.
         bare: whether the interval may be left out.
     """
-    values = [row[name] for name in ("mean", "low", "high") if row[name] is not None]
+    values = [float(row[name]) for name in ("mean", "low", "high") if row[name] is not None]
     if row["metric"].startswith(_COSTS):
         return any(text in _roundings(values[0], form) for form in _COST_FORMS)
     printed = _NUMBER.findall(text.replace("+", ""))
