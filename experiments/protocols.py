@@ -67,7 +67,8 @@ class Plan:
         )  # fmt: skip
         self.settings: dict[str, Any] = values["plan"]
         self.results, self.progress = values["results"], values["progress"]
-        self.own_data = any(override.startswith("data=") for override in overrides)
+        chosen = [one.removeprefix("data=") for one in overrides if one.startswith("data=")]
+        self.own_data = chosen[-1] if chosen else None
         self.stages = self._chosen()
 
     def runs(self) -> dict[str, list[RunConfig]]:
@@ -98,8 +99,9 @@ class Plan:
             choice_of(learner, [stage["protocol"], "rating"], CONFIGS),
             f"protocol={stage['protocol']}",
         ]
-        if not self.own_data:
+        if self.own_data is None:
             given += [f"data={stage['data']}", f"data.folder='{files[stage['folder']]}'"]
+        if self.own_data in (None, stage["data"]):
             options = stage.get("options", {})
             given += [f"data.options.{key}={value}" for key, value in options.items()]
         if "source" in stage:
@@ -135,7 +137,7 @@ class Plan:
 
     def _check_files(self, stages: Mapping[str, Any]) -> None:
         """Raises ConfigError, naming all that is missing, before anything runs."""
-        keys = ("source",) if self.own_data else ("folder", "source")
+        keys = ("source",) if self.own_data is not None else ("folder", "source")
         needed = {
             stage[key]: name for name, stage in stages.items() for key in keys if key in stage
         }

@@ -117,7 +117,8 @@ def evaluation_episodes(
         The episodes of all tasks that have enough interactions and at least one query.
 
     Raises:
-        EpisodeError: if the regime is unknown or no task has enough interactions.
+        EpisodeError: if the regime is unknown, the split has nothing there, or no task has enough
+            interactions.
     """
     if regime not in REGIMES:
         raise EpisodeError(f"unknown regime {regime!r}; known: {', '.join(REGIMES)}")
@@ -163,6 +164,11 @@ def evaluation_episodes(
         "no query interaction": int((none & ~few).sum()),
     }
     tasks = members[~few & ~none].astype(np.int32)
+    if len(tasks) == 0 and len(split.rows(part, regime)) == 0:
+        raise EpisodeError(
+            f"the split has no interactions in {part}/{regime}: leave {part} out of "
+            f"evaluation.parts or {regime} out of evaluation.regimes, or hold something out there"
+        )
     if len(tasks) == 0:
         longest = int(n_pool.max()) if len(n_pool) else 0
         raise EpisodeError(

@@ -201,7 +201,10 @@ CUTOFF_METRICS: Mapping[str, Callable[[Rankings, int | None], np.ndarray]] = {
 }
 """The metrics that take a cutoff, by the name that stands before `@`."""
 
-LOWER_IS_BETTER = frozenset({"mae", "rmse", "log_loss"})
+PREDICTION_METRICS = ("mae", "rmse", "log_loss")
+"""The metrics of predicted ratings and of logits, for what a task rated alone."""
+
+LOWER_IS_BETTER = frozenset(PREDICTION_METRICS)
 
 
 def ranking_metrics(cutoffs: Sequence[int]) -> tuple[str, ...]:

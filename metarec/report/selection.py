@@ -9,8 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from metarec.evaluation.metrics import LOWER_IS_BETTER, measure
-from metarec.evaluation.protocols import PREDICTION_METRICS
+from metarec.evaluation.metrics import LOWER_IS_BETTER, PREDICTION_METRICS, measure
 from metarec.evaluation.rankings import Rankings
 from metarec.evaluation.significance import Interval, compare, holm, interval
 from metarec.report.collect import Results

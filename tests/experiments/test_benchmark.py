@@ -171,3 +171,17 @@ def test_a_protocol_without_its_published_files_says_what_is_missing(
 ) -> None:
     assert script("benchmark", "learner=item_mean", "protocol=melu") == 1
     assert "give split.source=" in capsys.readouterr().out
+
+
+def test_a_part_that_the_split_lacks_is_an_error_that_says_which_key_to_change(
+    script: Script, tmp_path: Path, states: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """MeLU's states hold nothing out for validation, unless years or users are asked for."""
+    melu = ("split=melu", f"split.source={states}", "learner=popularity")
+    assert script("benchmark", *melu) == 1
+    shown = " ".join("".join(capsys.readouterr()).split())
+    assert "the split has no interactions in validation/warm" in shown
+    assert "leave validation out of evaluation.parts" in shown
+    assert script("benchmark", *melu, "evaluation.parts=[test]") == 0
+    (record,) = [one for one in load_records(tmp_path / "results") if one.status == "finished"]
+    assert set(record.metrics) == {"test"}

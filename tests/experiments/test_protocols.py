@@ -260,3 +260,21 @@ def test_values_that_were_tuned_under_the_protocol_are_taken_before_those_for_ra
         runs = made["Plan"](own).runs()
     found = {name: one[0].learner.arguments["shrinkage"] for name, one in runs.items()}
     assert found == {"melu": 7.0, "tanp": TUNED["shrinkage"]}
+
+
+def test_the_data_set_of_a_stage_keeps_its_options_when_the_call_names_it_itself(
+    tmp_path: Path,
+) -> None:
+    """MeLU's movies have certificates and people, of which data of one's own know nothing."""
+    made: Any = runpy.run_path(str(ROOT / "experiments" / "protocols.py"), run_name="plan")
+    (tmp_path / "states").mkdir()
+    call = ("experiment=protocols", "plan.protocols=[melu]", f"data.folder={tmp_path}")
+    call += (f"plan.files.melu={tmp_path / 'states'}", "plan.stages.melu.learners=[random]")
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        found = {
+            name: made["Plan"]((*call, f"data={name}")).runs()["melu"][0].data.options
+            for name in ("ml-1m", "ml-100k")
+        }
+    assert found["ml-1m"]["extra"] is True
+    assert "extra" not in found["ml-100k"]
