@@ -1,7 +1,8 @@
 """Sweeps: over K, how much is cold, by seed against by time, and text against collaborative.
 
     python experiments/sweeps.py
-    python experiments/sweeps.py data=ml-1m data.folder=… 'plan.sweeps=[shots,cold_share]'
+    python experiments/sweeps.py data=ml-1m data.folder=… 'plan.sweeps=[shots,cold_share]' \
+      results=results/ml-1m plan.paper=paper/ml-1m
     python experiments/sweeps.py plan.seeds=[0] 'plan.shares=[0.1,0.4]' results=/tmp/r \
       plan.paper=/tmp/p
 

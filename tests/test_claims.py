@@ -50,6 +50,13 @@ GENERATED = re.compile(r"<!-- (.*?): begin -->.*?<!-- \1: end -->|```.*?```", re
 """What of a page reports write, and its commands."""
 
 PAGES = (PAPER / "results.md", PAPER.parent / "README.md")
+PROTOCOLS = tuple(sorted((PAPER / "protocols").glob("*.md")))
+
+IN_NO_TABLE = {
+    "melu.md": {".662", ".829", ".001"},
+    "recbole_metarec.md": {".576", ".002"},
+}
+"""What a protocol's page tells of prototypes, and of what others counted, which no table has."""
 
 
 def sections(page: Path) -> list[str]:
@@ -64,20 +71,23 @@ def thousandths(text: str) -> set[str]:
 
 def tables_of(section: str, page: Path) -> list[Path]:
     """The tables that a section links."""
-    links = re.findall(r"\]\(((?:[\w-]+/)*tables/\w+\.md)\)", section)
+    links = re.findall(r"\]\(((?:\.\./)?(?:[\w-]+/)*tables/\w+\.md)\)", section)
     return [page.parent / link for link in links]
 
 
 @pytest.mark.parametrize(
     ("page", "section"),
     [
-        pytest.param(page, section, id=f"{page.name}: {section.splitlines()[0][:40]}")
-        for page in PAGES
-        for section in sections(page)
+        *(
+            pytest.param(page, section, id=f"{page.name}: {section.splitlines()[0][:40]}")
+            for page in PAGES
+            for section in sections(page)
+        ),
+        *(pytest.param(page, "".join(sections(page)), id=page.name) for page in PROTOCOLS),
     ],
 )
 def test_every_figure_of_a_page_stands_in_the_tables_of_its_section(page, section):
-    measured = thousandths(section)
+    measured = thousandths(section) - IN_NO_TABLE.get(page.name, set())
     files = tables_of(section, page)
     published = set().union(*(thousandths(file.read_text(encoding="utf-8")) for file in files))
     published |= {figure.removeprefix("+") for figure in published}
@@ -92,7 +102,7 @@ def test_the_page_of_results_has_figures_and_links_their_tables():
     assert all(tables_of(section, PAGES[0]) for section in found)
 
 
-@pytest.mark.parametrize("page", [*PAGES, PAPER / "claims.md", PAPER / "README.md"])
+@pytest.mark.parametrize("page", [*PAGES, *PROTOCOLS, PAPER / "claims.md", PAPER / "README.md"])
 def test_every_link_of_a_page_leads_to_a_file(page):
     links = re.findall(r"\]\((?!http|#)([^)\s]+)\)", page.read_text(encoding="utf-8"))
     assert links

@@ -135,7 +135,8 @@ def help_of(told: str) -> str:
     """
     return (
         f"{told.strip()}\n\n"
-        "Settings are given as key=value; every key, with what it means, is in configs/."
+        "Settings are given as key=value: those of the files in configs/; what each key of a run "
+        "means is in metarec/runs/sections.py."
     )
 
 
