@@ -82,7 +82,13 @@ def check_fits(
     if record.log and any("validation" in step for step in record.log) and LOOKS not in fits:
         problems.append(f"{LOOKS}: the record does not say what it looked at")
     yield from (fails(FITS, name, problem) for problem in problems)
-    if not problems:
+    if not problems and not _is_ours(record.config.learner.target):
+        problem = (
+            f"{record.config.learner.target} is no class of metarec: the record says what it was "
+            "handed, not what it read"
+        )
+        yield undecided(FITS, name, problem)
+    elif not problems:
         yield Finding(FITS, name)
 
 
@@ -93,15 +99,20 @@ def lacking_fits(target: str, fits: Collection[str]) -> list[str]:
         target: dotted path of its class; of classes that are not metarec's nothing is known.
         fits: what the record notes.
     """
-    package, _, rest = target.replace(":", ".").partition(".")
-    name = rest.rpartition(".")[2]
-    if package != "metarec":
+    if not _is_ours(target):
         return []
+    rest = target.replace(":", ".").partition(".")[2]
+    name = rest.rpartition(".")[2]
     if name in _OF_CLASS:
         return [needed for needed in _OF_CLASS[name] if needed not in fits]
     if rest.startswith("baselines.") or _INPUTS & {*fits}:
         return []
     return [" or ".join(sorted(_INPUTS))]
+
+
+def _is_ours(target: str) -> bool:
+    """Whether a dotted path leads into metarec."""
+    return target.replace(":", ".").partition(".")[0] == "metarec"
 
 
 def _of_rows(

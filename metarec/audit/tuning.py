@@ -15,6 +15,7 @@ import yaml
 from metarec.audit.figures import CHOOSING
 from metarec.audit.finding import Finding, fails, undecided
 from metarec.runs.budget import drawn_tasks
+from metarec.runs.search import size_of
 from metarec.runs.store import Record
 from metarec.runs.tuning_files import TUNING
 
@@ -133,6 +134,8 @@ def _unequal(small: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str
     trials, allowed = small["trials"], small["trials_asked"]
     if len(trials) > allowed:
         yield f"has {len(trials)} trials, where {allowed} were allowed"
+    if len(trials) < min(allowed, size_of(small["search"])):
+        yield f"has {len(trials)} trials of {allowed}, though its search has more values"
     budget = small["training_tasks"]
     for number, one in enumerate(trials):
         used = one.get("training_tasks")
@@ -164,11 +167,18 @@ def check_values(configs: Path, records: Sequence[Record]) -> Iterator[Finding]:
     """
     learners = configs / "learner"
     given: dict[str, dict[tuple[Path, ...], list[Record]]] = {}
+    nameless: dict[str, None] = {}
     for record in records:
-        files = _files_of(record, learners)
-        if files and not record.config.experiment.endswith(CHOOSING):
+        if record.config.experiment.endswith(CHOOSING):
+            continue
+        if not (files := _files_of(record, learners)):
+            nameless[f"{record.config.experiment}, {record.learner}"] = None
+        else:
             of_experiment = given.setdefault(record.config.experiment, {})
             of_experiment.setdefault(files, []).append(record)
+    for what in nameless:
+        unknown = "no configuration has this name: nothing says where its values come from"
+        yield undecided(VALUES, what, unknown)
     for experiment, by_learner in given.items():
         found = {files: _compared(own, files, learners) for files, own in by_learner.items()}
         # what was tuned is not to stand beside what could have been, but was not

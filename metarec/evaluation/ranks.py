@@ -179,8 +179,9 @@ def friedman(ranks: Float64[np.ndarray, "blocks learners"], correct_ties: bool =
     n k (k + 1) (2k + 1) / 6, also where `correct_ties` is false. F = (n − 1) chi² / (n (k − 1) −
     chi²) with k − 1 and (k − 1)(n − 1) degrees of freedom.
 
-    Where all blocks rank alike, F is infinite and p is (1/k!)^(n − 1); where all learners tie
-    everywhere, both statistics are 0 and p is 1.
+    Where all blocks rank alike, F is infinite and p is (1/m)^(n − 1), with m the number of
+    different orders of the ranks of a block: k! without ties, k! / Π t! where t learners tie. Where
+    all learners tie everywhere, both statistics are 0 and p is 1.
 
     Args:
         ranks: as `block_ranks` gives them, at least 2 blocks and learners.
@@ -196,7 +197,9 @@ def friedman(ranks: Float64[np.ndarray, "blocks learners"], correct_ties: bool =
     p_chi_square = float(stats.chi2.sf(chi_square, k - 1))
     left = n * (k - 1) - chi_square
     if left < 1e-9 * n * k:
-        return Omnibus(chi_square, p_chi_square, math.inf, math.exp(-(n - 1) * math.lgamma(k + 1)))
+        tied = np.unique(ranks[0], return_counts=True)[1]
+        orders = math.lgamma(k + 1) - sum(math.lgamma(size + 1) for size in tied.tolist())
+        return Omnibus(chi_square, p_chi_square, math.inf, math.exp(-(n - 1) * orders))
     f = (n - 1) * chi_square / left
     p = float(stats.f.sf(f, k - 1, (k - 1) * (n - 1)))
     return Omnibus(chi_square, p_chi_square, f, p)

@@ -49,8 +49,6 @@ if TYPE_CHECKING:
     from metarec.runs.store import Record
 
 METRIC = "catalogue/ndcg@10"
-NORMAL = 1.96
-"""Standard errors of a 95 % interval."""
 ROWS = ("Hybrid", "Hybrid, no support", "Predicted popularity")
 REGIMES = ("item_cold", "both_cold")
 
@@ -185,8 +183,9 @@ def _table(
             Section("Hybrid", tuple(Row(name, tuple(cells)) for name, cells in gains.items())),
         ),
         notes=(
-            f"Intervals: 1.96 standard errors of the jackknife that leaves out one of {groups} "
-            "groups of cold items after another, from candidates and queries; means over "
+            f"Intervals: {half_width(groups):.2f} standard errors, as Student’s t with "
+            f"{groups - 1} degrees of freedom has them, of the jackknife that leaves out one of "
+            f"{groups} groups of cold items after another, from candidates and queries; means over "
             f"{len(seeds)} seeds. They are those of other cold items, where the intervals of "
             "`hybrid.md` are those of other users.",
             *sources,
@@ -195,11 +194,22 @@ def _table(
     )
 
 
+def half_width(groups: int) -> float:
+    """Standard errors of a 95 % interval: Student's t with a degree of freedom a group, but one.
+
+    Source: Kott, "The delete-a-group jackknife", J. Official Statistics 17, 2001.
+    """
+    from scipy import stats
+
+    return float(stats.t.ppf(0.975, groups - 1))
+
+
 def _cell(
     mean: float, without: np.ndarray, source: Source, counts: Sequence[int], signed: bool = False
 ) -> Cell:
     error = float(jackknife_error(without))
-    low, high = mean - NORMAL * error, mean + NORMAL * error
+    half = half_width(without.shape[-1]) * error
+    low, high = mean - half, mean + half
     return Cell(
         number(mean, signed=signed),
         interval_text(low, high, signed=signed) if not math.isnan(error) else "",

@@ -17,6 +17,7 @@ from metarec.errors import MetarecError, RunError
 from metarec.report.files import write_text
 from metarec.report.labels import GROUPS, Variant, group_of, label_of, sort_key
 from metarec.report.table import MISSING, Cell, Row, Section, Table, number
+from metarec.runs.search import size_of
 from metarec.runs.tuning_files import TUNING
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Tuned:
         selection: what was maximised, in words.
         trials: number of trials.
         asked: that were asked for; None in records that do not say so.
+        possible: how many different values the search has.
         failed: trials that gave no score.
         tasks: training tasks of a trial if nothing stops it early; 0 where nothing is trained; None
             in records that do not say so.
@@ -52,6 +54,7 @@ class Tuned:
     selection: str
     trials: int
     asked: int | None
+    possible: float
     failed: int
     tasks: int | None
     drawn: float | None
@@ -176,6 +179,7 @@ def _read(file: Path) -> Tuned:
             selection=content["selection"],
             trials=len(trials),
             asked=content.get("trials_asked"),
+            possible=size_of(content.get("search") or {}),
             failed=sum(trial["selection"] is None for trial in trials),
             tasks=content.get("training_tasks"),
             drawn=sum(drawn) / len(drawn) if drawn else None,
@@ -213,7 +217,9 @@ _DRAW_ITEMS_TOO = ("meta_embedding", "mwuf")
 def _notes(tunings: Sequence[Tuned], of_users: bool) -> list[str]:
     budgets = sorted({one.tasks for one in tunings if one.tasks})
     asked = sorted({one.asked for one in tunings if one.asked is not None})
-    short = [label_of(Variant(one.learner)) for one in tunings if one.trials < (one.asked or 0)]
+    fewer = [one for one in tunings if one.trials < (one.asked or 0)]
+    short = [label_of(Variant(one.learner)) for one in fewer if one.trials >= one.possible]
+    stopped = [label_of(Variant(one.learner)) for one in fewer if one.trials < one.possible]
     silent = sum(one.tasks is None for one in tunings)
     more = [label_of(Variant(one.learner)) for one in tunings if one.learner in _DRAW_ITEMS_TOO]
     samplers = sorted({one.sampler for one in tunings if one.sampler is not None})
@@ -228,6 +234,11 @@ def _notes(tunings: Sequence[Tuned], of_users: bool) -> list[str]:
         *(
             [f"Fewer trials, as their search is empty or has no more values: {', '.join(short)}."]
             if short
+            else []
+        ),
+        *(
+            [f"Fewer trials than were asked for, which is no equal tuning: {', '.join(stopped)}."]
+            if stopped
             else []
         ),
         *(

@@ -174,6 +174,22 @@ def _is_whole(quotient: float) -> bool:
     return abs(quotient - round(quotient)) < 1e-8
 
 
+def size_of(search: Mapping[str, Any]) -> float:
+    """How many different values the `search` of a learner has.
+
+    Args:
+        search: argument to its values or range, as in its configuration.
+
+    Returns:
+        1 of an empty search, infinity with a range without steps.
+    """
+    return _product({name: domain_of(values, name) for name, values in search.items()})
+
+
+def _product(space: Mapping[str, Domain]) -> float:
+    return math.prod((domain.size for domain in space.values()), start=1.0)
+
+
 class Proposals:
     """Which values to try next: the defaults, a few at random, then what earlier scores favour.
 
@@ -200,7 +216,7 @@ class Proposals:
                     f"learner.search.{name} does not hold learner.{name}={defaults[name]!r}, with "
                     "which the trials start: widen the one or change the other"
                 )
-        self.size = math.prod(domain.size for domain in space.values())
+        self.size = _product(space)
         self._space = dict(space)
         self._first = {name: one.parameter(defaults[name]) for name, one in space.items()}
         self._tried: set[str] = set()

@@ -445,6 +445,15 @@ def test_a_fit_that_notes_nothing(fit: str, ran: Ran, problems: Problems) -> Non
     assert f"{fit}: the record does not say what it consumed" in problems()[FITS]
 
 
+def test_what_a_class_that_is_not_metarecs_read_is_left_open(ran: Ran, tmp_path: Path) -> None:
+    """Its record says what it was handed; `Popularity` of metarec notes what it read."""
+    targets = ("fake_learners.Walk", "metarec.baselines.Popularity")
+    ours = {ran(target).path.name: target for target in targets}
+    found = audit([tmp_path / "results"])
+    results = {ours[one.what]: one.result for one in found if one.check == FITS}
+    assert results == {targets[0]: "open", targets[1]: "holds"}
+
+
 def test_other_data_than_those_of_the_run(ran: Ran, problems: Problems, tmp_path: Path) -> None:
     ran()
     lines = (tmp_path / "interactions.csv").read_text().splitlines()

@@ -230,6 +230,13 @@ def test_training_tasks_and_values_are_those_of_the_trials(tuned: Tuned) -> None
     assert "trial 2 has value rate 77.0, but its record says" in tuned.problems()
 
 
+def test_trials_that_were_left_out(tuned: Tuned) -> None:
+    trials = json.loads(tuned.small.read_text())["trials"]
+    told = "binary/jog: has 2 trials of 4, though its search has more values\n"
+    assert budgets(tuned, trials=trials[:2]) == told
+    assert budgets(tuned, trials=trials[:2], search={"rate": [0.1, 0.5]}) == ""
+
+
 def test_trials_and_training_tasks_beyond_what_was_allowed(tuned: Tuned) -> None:
     trials = json.loads(tuned.small.read_text())["trials"]
     more = [*trials, {**trials[0], "training_tasks": 10**9}]
@@ -273,6 +280,12 @@ def test_runs_with_tuned_values_or_all_with_defaults_hold(project: Project) -> N
     for values in (project.tuned, project.defaults):
         runs = [project.ran(name, **values) for name in ("walk", "stroll")]
         assert project.found(*runs) == {"walk": "holds", "stroll": "holds"}
+
+
+def test_a_run_whose_name_no_configuration_has_is_left_open(project: Project) -> None:
+    record = project.ran("walk_best_on_test", **project.tuned)
+    (told,) = project.found(record).values()
+    assert told.startswith("open: no configuration has this name")
 
 
 def test_a_run_with_values_that_are_neither_tuned_nor_defaults_is_left_open(

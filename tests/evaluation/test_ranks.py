@@ -175,6 +175,8 @@ def test_where_all_blocks_rank_alike_the_p_value_is_the_chance_of_that() -> None
     found = friedman(block_ranks(np.tile([3.0, 1.0, 2.0], (4, 1))))
     assert math.isinf(found.f)
     assert found.p == pytest.approx((1 / math.factorial(3)) ** 3)
+    # two of three tie, so that a block has three orders
+    assert friedman(block_ranks(np.tile([1.0, 1.0, 2.0], (4, 1)))).p == pytest.approx((1 / 3) ** 3)
 
 
 def test_where_all_learners_tie_nothing_differs() -> None:

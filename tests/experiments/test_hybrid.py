@@ -11,7 +11,7 @@ import pytest
 from small_checkpoint import small_encoder
 
 from metarec.data.dataset import Dataset
-from metarec.report.hybrid_items import build_report
+from metarec.report.hybrid_items import build_report, half_width
 from metarec.runs import load_records
 
 Script = Callable[..., int]
@@ -176,3 +176,9 @@ def test_a_test_without_a_setting_is_refused(
 def test_an_unknown_stage_is_refused(hybrid: Script, capsys: pytest.CaptureFixture[str]) -> None:
     assert hybrid("plan.stages=[block]") == 1
     assert "plan.stages: 'block' is unknown; did you mean 'blocks'" in capsys.readouterr().err
+
+
+def test_few_groups_of_items_make_wide_intervals() -> None:
+    """Student's t at .975, of tables: 12.71 with one degree of freedom, 2.093 with 19."""
+    assert half_width(2) == pytest.approx(12.706, abs=1e-3)
+    assert half_width(20) == pytest.approx(2.093, abs=1e-3)

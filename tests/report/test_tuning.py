@@ -103,6 +103,10 @@ def test_the_notes_say_where_budgets_are_not_equal(tmp_path: Path) -> None:
     assert "Not equal: 16,000 or 32,000 training tasks a trial." in unequal
     assert "Not equal: 4 or 8 trials were asked for." in unequal
     assert "Fewer trials, as their search is empty or has no more values: Reptile." in unequal
+    write(tmp_path, "reptile", trials_asked=8, search={"rate": {"low": 0.1, "high": 9.0}})
+    unequal = " ".join(tuning_table(read_tunings(tmp_path, "binary"), "binary").notes)
+    assert "Fewer trials than were asked for, which is no equal tuning: Reptile." in unequal
+    assert "no more values" not in unequal
     assert "1 of 4 records are older than the count of training tasks." in unequal
 
 
