@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Int8, Int64
 
 from metarec.data import Dataset
 from metarec.errors import SplitError
-from metarec.splits import TEST, VALIDATION, WARM, Split
+from metarec.splits import TEST, UNUSED, VALIDATION, WARM, Split
 
 STATES = ("user_cold", "item_cold", "user_and_item_cold")
 _FEW = 0.001
@@ -43,8 +44,10 @@ def melu(
         validation_years: first and last year of release of the warm movies that are
             validation-cold.
         warm_queries: interactions that are held out of the warm state of each user whose warm
-            interactions are `warm_history` in number: into validation if there is any, else into
-            test, so that what is tuned never sees the queries of test.
+            interactions are `warm_history` in number: the warm cell of test, the same whoever is
+            pseudo-cold, and where somebody is, as many of what is left as that of validation. What
+            of the former falls to pseudo-cold users or movies is unused, so that what is tuned
+            never sees the queries of test.
         warm_history: least and most of them.
         seed: of the draws.
 
@@ -67,10 +70,13 @@ def melu(
     item_group[_positions(cold_items, items, "item", folder)] = TEST
     _check_states(dataset, states, user_group, item_group, folder)
 
-    rng_users, rng_queries = (
-        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2)
+    rng_users, rng_test, rng_validation = (
+        np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(3)
     )
-    selecting = validation_users > 0 or validation_years is not None
+    asked = warm_queries, warm_history
+    tested = _warm_queries(dataset, user_group, item_group, *asked, rng_test)
+    if not (validation_users > 0 or validation_years is not None):
+        return Split.from_groups(dataset, user_group, item_group, test=tested)
     if validation_users:
         warm = np.flatnonzero(user_group == WARM)
         count = round(validation_users * len(warm))
@@ -85,12 +91,12 @@ def melu(
                 f"warm ones are of {np.nanmin(years):.0f} to {np.nanmax(years):.0f}"
             )
         item_group[block] = VALIDATION
-    held_out = _warm_queries(
-        dataset, user_group, item_group, warm_queries, warm_history, rng_queries
+    held_out = _warm_queries(dataset, user_group, item_group, *asked, rng_validation, but=tested)
+    warm = (user_group[dataset.users] == WARM) & (item_group[dataset.items] == WARM)
+    split = Split.from_groups(
+        dataset, user_group, item_group, validation=held_out, test=tested[warm[tested]]
     )
-    if selecting:
-        return Split.from_groups(dataset, user_group, item_group, validation=held_out)
-    return Split.from_groups(dataset, user_group, item_group, test=held_out)
+    return _without(split, tested[~warm[tested]])
 
 
 def recbole_metarec(dataset: Dataset, file: str | Path) -> Split:
@@ -154,16 +160,31 @@ def _warm_queries(
     count: int,
     history: tuple[int, int],
     rng: np.random.Generator,
+    but: Int64[np.ndarray, " taken"] | None = None,
 ) -> Int64[np.ndarray, " held_out"]:
-    """`count` interactions of each warm user with a history of that length, in the warm state."""
-    warm = np.flatnonzero((user_group[dataset.users] == WARM) & (item_group[dataset.items] == WARM))
-    warm = rng.permutation(warm)
+    """`count` interactions of each warm user with a history of that length, in the warm state.
+
+    Those of `but` are taken already: they count neither as history nor as held out.
+    """
+    free = (user_group[dataset.users] == WARM) & (item_group[dataset.items] == WARM)
+    if but is not None:
+        free[but] = False
+    warm = rng.permutation(np.flatnonzero(free))
     warm = warm[np.argsort(dataset.users[warm], kind="stable")]
     lengths = np.bincount(dataset.users[warm], minlength=dataset.n_users)
     place = np.arange(len(warm)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
     least, most = history
     own = lengths[dataset.users[warm]]
     return np.sort(warm[(place < count) & (own >= max(least, count + 1)) & (own <= most)])
+
+
+def _without(split: Split, rows: Int64[np.ndarray, " rows"]) -> Split:
+    """The split in which these are unused, for a reason of their own."""
+    rows = rows[split.part[rows] != UNUSED]
+    part = split.part.copy()
+    part[rows] = UNUSED
+    told = {"query of test, of a validation-cold user or item": len(rows)} if len(rows) else {}
+    return replace(split, part=part, unused={**split.unused, **told})
 
 
 def _check_states(

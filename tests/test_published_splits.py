@@ -12,7 +12,7 @@ import pytest
 from metarec import published_splits
 from metarec.data import Dataset, load_dataset
 from metarec.errors import SplitError
-from metarec.splits import REGIMES
+from metarec.splits import REGIMES, UNUSED
 
 
 @pytest.fixture
@@ -85,9 +85,16 @@ def test_a_block_of_years_is_pseudo_cold_and_leaves_test_as_it_is(
     assert set(split.items_of("test").tolist()) == items
     assert set(split.users_of("test").tolist()) == users
     assert len(split.users_of("validation")) == round(0.2 * (dataset.n_users - len(users)))
-    # what is tuned never sees the warm queries of test
-    assert len(split.rows("test", "warm")) == 0
     assert len(split.rows("validation", "warm")) > 0
+    # what is tuned never sees the queries of any cell of test
+    final = published_splits.melu(dataset, tmp_path, warm_queries=3, warm_history=(5, 40))
+    for regime in REGIMES:
+        asked = final.rows("test", regime)
+        assert len(asked) > 0
+        assert set(split.part[asked]) <= set(split.part[split.rows("test")]) | {UNUSED}
+    kept = split.rows("test", "warm")
+    assert 0 < len(kept) < len(final.rows("test", "warm"))
+    assert split.unused["query of test, of a validation-cold user or item"] > 0
     other = published_splits.melu(
         dataset,
         tmp_path,
