@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from metarec.audit.finding import Finding, fails, undecided
+from metarec.audit.marks import Marks, is_another, mark_in
 from metarec.errors import RunError
 from metarec.report.choices_tables import NAME as WHAT_TO_ADAPT
 from metarec.report.provenance import folder_name
@@ -228,7 +229,7 @@ def _timed(table: Path, content: Mapping[str, Any]) -> Finding:
         told = f"prints {len(printed)} rows, but its small record has {len(rows)}"
         return fails(TABLES, table.name, told)
     for cells, row in zip(printed, rows, strict=True):
-        for found, made in zip(cells, cells_of(row), strict=False):
+        for (found, _), made in zip(cells, cells_of(row), strict=False):
             if found != made:
                 told = f"{row['name']}: prints {found}, but its small record says {made}"
                 return fails(TABLES, table.name, told)
@@ -312,14 +313,21 @@ def _printed_by(
 ) -> tuple[int, str | None]:
     """How many of the rows a table prints, and what it prints that they do not say."""
     following, tests = 0, list[str]()
+    marks = Marks(rows, _differences_beside(record))
     # its widest table has no room for some intervals
     bare = record.stem == WHAT_TO_ADAPT
-    for label, *cells in _lines_of(table):
-        for text in cells:
+    for (label, _), *cells in _lines_of(table):
+        for text, mark in cells:
             if text in ("", MISSING):
                 continue
             if following < len(rows) and _agrees(text, rows[following], bare):
-                tests = _tests_of(rows[following])
+                row = rows[following]
+                if is_another(label, row):
+                    return following, f"calls {label} what {record.name} calls {row['learner']}"
+                if mark not in marks.allowed(row):
+                    told = f"{mark or 'no mark'} at {text}"
+                    return following, f"{label}: has {told}, which {record.name} does not say"
+                tests = _tests_of(row)
                 following += 1
             elif text not in tests:
                 told = _cell_of(rows[following]) if following < len(rows) else "nothing more"
@@ -343,19 +351,33 @@ def _noted(row: Mapping[str, Any], notes: str) -> bool:
     return any(re.search(rf"(?<![\d.]){re.escape(form)}(?!\d)", notes) for form in forms)
 
 
-def _lines_of(table: Path) -> Iterator[list[str]]:
-    """The cells of each row of a table, Markdown or LaTeX, as plain text."""
+def _differences_beside(record: Path) -> list[dict[str, Any]]:
+    """The rows of the small record of the differences that a table has beside it."""
+    file = record.with_name(f"{record.stem}_differences.json")
+    if not file.is_file():
+        return []
+    small = json.loads(file.read_text(encoding="utf-8"))
+    return [dict(zip(small["columns"], row, strict=True)) for row in small["rows"]]
+
+
+def _lines_of(table: Path) -> Iterator[list[tuple[str, str]]]:
+    """The cells of each row of a table, Markdown or LaTeX, as plain text and mark."""
     text = table.read_text(encoding="utf-8")
     if table.suffix == ".md":
         for line in [line for line in text.splitlines() if line.startswith("|")][2:]:
-            yield [_MARKDOWN.sub("", cell).strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            cells = re.split(r"(?<!\\)\|", line)[1:-1]
+            yield [(_MARKDOWN.sub("", cell).strip(), mark_in(cell)) for cell in cells]
         return
     body = text.partition(r"\midrule")[2].partition(r"\bottomrule")[0]
     for line in body.splitlines():
         if " & " in line:
-            line = _LATEX.sub("", line.removesuffix(r" \\").replace("~", "\N{NO-BREAK SPACE}"))
-            cells = line.replace("$-$", "−").replace("--", MISSING).replace("$", "").split(" & ")
-            yield [cell.replace("{", "").replace("}", "").strip() for cell in cells]
+            cells = line.removesuffix(r" \\").replace("~", "\N{NO-BREAK SPACE}").split(" & ")
+            yield [(_plain_latex(cell), mark_in(cell)) for cell in cells]
+
+
+def _plain_latex(cell: str) -> str:
+    text = _LATEX.sub("", cell).replace("$-$", "−").replace("--", MISSING)
+    return re.sub(r"[${}]", "", text).strip()
 
 
 def _agrees(text: str, row: Mapping[str, Any], bare: bool = False) -> bool:

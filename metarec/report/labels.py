@@ -59,7 +59,7 @@ def _adapting() -> Iterator[tuple[str, tuple[str, str]]]:
                 yield f"{name}{reads}_{adapted}", (ADAPTING, f"{part}, {title}{suffix}")
 
 
-_LEARNERS: dict[str, tuple[str, str]] = {
+LEARNERS: dict[str, tuple[str, str]] = {
     "random": ("Floor", "Random"),
     "popularity": ("Floor", "Popularity"),
     "item_mean": ("Floor", "Item mean"),
@@ -157,8 +157,8 @@ def group_of(learner: str, target: str = "") -> str:
         target: its class by dotted path; one from `metarec.baselines` counts as `Content`, so that
             a new baseline may become the reference.
     """
-    if _in_torch(learner) in _LEARNERS:
-        return _LEARNERS[_in_torch(learner)][0]
+    if _in_torch(learner) in LEARNERS:
+        return LEARNERS[_in_torch(learner)][0]
     return "Content" if target.startswith("metarec.baselines.") else "Other"
 
 
@@ -170,7 +170,7 @@ def label_of(variant: Variant, kind: str = "user") -> str:
         kind: of task: on item tasks, learners that warm up are `no warm-up` without support.
     """
     name, adapted = variant.learner, variant.adapted
-    known = _LEARNERS.get(_in_torch(name))
+    known = LEARNERS.get(_in_torch(name))
     label = _from_name(name) if known is None else known[1]
     if known is not None and name.endswith(JAX):
         label = f"{label}, JAX"
@@ -191,9 +191,9 @@ def sort_key(variant: Variant, target: str = "") -> tuple[int, int, str, bool]:
 
     A learner in JAX stands after its twin in PyTorch.
     """
-    known = list(_LEARNERS)
+    known = list(LEARNERS)
     name, twin = variant.learner, _in_torch(variant.learner)
-    place = known.index(twin) if twin in _LEARNERS else len(known)
+    place = known.index(twin) if twin in LEARNERS else len(known)
     return GROUPS.index(group_of(name, target)), place, name, variant.adapted
 
 
