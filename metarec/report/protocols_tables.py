@@ -125,10 +125,15 @@ def distinct_episodes(results: Results, regime: str) -> float:
     """The test episodes of a regime that are not the same at every seed.
 
     Returns:
-        The number of tasks where the split gives their queries too, so that more seeds do not make
-        more episodes; infinity elsewhere.
+        The number of tasks where one split or the order in time gives shots and queries, so that
+        more seeds do not make more episodes; infinity elsewhere. In a warm cell whose queries are
+        held out, all else that a task rated is its shots.
     """
-    if results.config.split.method not in GIVES_QUERIES:
+    config = results.config
+    given = config.split.method in GIVES_QUERIES or config.episode.order == "time"
+    if config.protocol is not None and config.protocol.support is None:
+        given |= regime == "warm"
+    if not given or len({record.config.split.seed for record in results.records}) > 1:
         return math.inf
     frame = results.per_task
     here = (frame["part"] == "test") & (frame["regime"] == regime)
