@@ -43,11 +43,11 @@ class Marks:
         self._differences: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
         for row in tested:
             self._differences.setdefault(_place(row), []).append(row)
-        self._most = max((row["seeds"] or 0 for row in rows), default=0)
+        self._most = max((row.get("seeds") or 0 for row in rows), default=0)
 
     def allowed(self, row: Mapping[str, Any]) -> set[str]:
         """The marks that the cell of a row may have; of a row of fewer seeds, none too."""
-        p = row["p_holm"]
+        p = row.get("p_holm")
         if p is None or p >= SIGNIFICANT:
             return {""}
         tested = self._tested(row)
@@ -58,7 +58,7 @@ class Marks:
             mark = ""
         else:
             mark = BETTER if (tested["mean"] > 0) == higher else WORSE
-        return {mark, ""} if (row["seeds"] or 0) < self._most else {mark}
+        return {mark, ""} if (row.get("seeds") or 0) < self._most else {mark}
 
     def _tested(self, row: Mapping[str, Any]) -> Mapping[str, Any] | None:
         """The difference that a row's p is of: itself, or that of its learner to the reference."""
