@@ -80,7 +80,7 @@ def is_another(label: str, row: Mapping[str, Any]) -> bool:
     """
     names = _NAMES.get(_SEEDS.sub("", label))
     # what was aimed at, or published, has the learner's name and more in brackets
-    named = row["learner"].partition(" - ")[0].partition(" (")[0]
+    named = row.get("learner", "").partition(" - ")[0].partition(" (")[0]
     learner, _, switched_off = named.partition(", ")
     learner = learner.removesuffix(JAX)
     if names is None or learner not in LEARNERS:
